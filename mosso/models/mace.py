@@ -1,0 +1,393 @@
+"""MACE: higher-order equivariant message passing (Batatia et al., NeurIPS 2022, arXiv:2206.07697).
+
+One Interaction covers the four released variants; everything that depends on positions enters through edge vectors.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any, NamedTuple, Self
+
+import torch
+from torch import Tensor, nn
+
+from mosso import kernels
+from mosso.graph.graph import Graph
+from mosso.math.coupling import CouplingPath, contraction_table, convolution_paths, symmetric_coupling
+from mosso.math.harmonics import spherical_harmonics
+from mosso.math.irreps import Irreps, degree_slices, num_components
+from mosso.math.radial import COVALENT_RADII, agnesi_transform, bessel_basis, bessel_frequencies, polynomial_envelope, zbl_energy
+from mosso.models.base import NodeOutput
+from mosso.models.blocks import StockModule, below, split_linear, split_species_linear, to_channel_major
+from mosso.precision import Precision
+
+INTERACTIONS = ("RealAgnostic", "RealAgnosticResidual", "RealAgnosticDensity", "RealAgnosticDensityResidual")
+
+
+@dataclass(frozen=True)
+class MACESpec:
+    """The architecture as plain data.
+
+    Attributes:
+        species: atomic numbers, ascending.
+        r_max: cutoff, Angstrom.
+        num_bessel, num_polynomial_cutoff: radial basis size and envelope order p.
+        max_ell: highest degree of the edge harmonics and of A.
+        hidden_irreps: node features between layers, e.g. ``128x0e+128x1o``.
+        correlation: per layer, order nu of the symmetric contraction (body order nu + 1).
+        interactions: per layer, one of INTERACTIONS.
+        radial_mlp: hidden widths of the radial network.
+        readout_mlp: hidden scalars per head of the last readout.
+        heads: names of the readout heads.
+        avg_num_neighbors: per layer, divisor of the message (unused by the Density variants).
+        distance_transform: ``none`` or ``agnesi``.
+        pair_repulsion: ZBL core repulsion.
+        scale_shift: whether interaction energies (ZBL included) are scaled and shifted per head.
+        activation_constant: factor on silu that gives it unit second moment, as stored in the checkpoint.
+        charge, spin: total charge and spin multiplicity the model stands for.
+    """
+
+    species: tuple[int, ...]
+    r_max: float
+    num_bessel: int
+    num_polynomial_cutoff: int
+    max_ell: int
+    hidden_irreps: str
+    correlation: tuple[int, ...]
+    interactions: tuple[str, ...]
+    radial_mlp: tuple[int, ...]
+    readout_mlp: int
+    heads: tuple[str, ...]
+    avg_num_neighbors: tuple[float, ...]
+    distance_transform: str
+    pair_repulsion: bool
+    scale_shift: bool
+    activation_constant: float
+    apply_cutoff: bool = True
+    charge: float = 0.0
+    spin: int = 1
+
+    def __post_init__(self) -> None:
+        layers = len(self.interactions)
+        if not (len(self.correlation) == len(self.avg_num_neighbors) == layers):
+            raise ValueError(f"{layers} interactions need as many entries of correlation and avg_num_neighbors.")
+        for kind in self.interactions:
+            if kind not in INTERACTIONS:
+                raise ValueError(f"MACE interaction {kind!r} is not supported: mosso knows {', '.join(INTERACTIONS)}.")
+        if self.distance_transform not in ("none", "agnesi"):
+            raise ValueError(f"Distance transform {self.distance_transform!r} is not supported: mosso knows none and agnesi.")
+        if list(self.species) != sorted(set(self.species)):
+            raise ValueError("The species of a MACE must be distinct atomic numbers in ascending order.")
+
+    @classmethod
+    def from_dict(cls, plain: Mapping[str, Any]) -> Self:
+        """From JSON types; unknown or missing entries are a ValueError."""
+        known = {f.name for f in fields(cls)}
+        if extra := sorted(set(plain) - known):
+            raise ValueError(f"The MACE specification has entries this version of mosso cannot honour: {', '.join(extra)}.")
+        frozen = {name: tuple(value) if isinstance(value, list) else value for name, value in plain.items()}
+        try:
+            return cls(**frozen)
+        except TypeError as error:
+            raise ValueError(f"The MACE specification is incomplete: {error}.") from None
+
+    @property
+    def num_channels(self) -> int:
+        return Irreps.parse(self.hidden_irreps).channels_and_degrees()[0]
+
+    @property
+    def num_layers(self) -> int:
+        return len(self.interactions)
+
+    def degrees_in(self, layer: int) -> tuple[int, ...]:
+        """Degrees of the node features that enter ``layer``."""
+        return (0,) if layer == 0 else self.degrees_out(layer - 1)
+
+    def degrees_out(self, layer: int) -> tuple[int, ...]:
+        """Degrees of the node features that leave ``layer``; only scalars leave the last one."""
+        return (0,) if layer == self.num_layers - 1 else Irreps.parse(self.hidden_irreps).channels_and_degrees()[1]
+
+
+class EdgeFeatures(NamedTuple):
+    """What every layer reads of the edges: (E, M) harmonics, (E, K) radial features, (E, 1) envelope."""
+
+    harmonics_EM: Tensor
+    radial_EK: Tensor
+    envelope_E1: Tensor
+
+
+class Interaction(StockModule):
+    """Messages A of one layer: equation 8 of the paper, mixed over paths and divided by the number of neighbours.
+
+    The released variants differ in two choices: where the species-dependent layer ``skip_tp`` acts (on the node
+    features, as a residual added after the product; or on the messages), and what divides the sum over edges
+    (a constant, or a learned density of the neighbourhood).
+    """
+
+    def __init__(self, spec: MACESpec, layer: int, tensors: Mapping[str, Tensor], precision: Precision) -> None:
+        super().__init__(tensors, precision.storage)
+        kind = spec.interactions[layer]
+        self.spec = spec
+        self.residual, self.density = kind.endswith("Residual"), "Density" in kind
+        self.average = 1.0 if self.density else spec.avg_num_neighbors[layer]
+        self.degrees_in = spec.degrees_in(layer)
+        self.degrees_skip = tuple(d for d in self.degrees_in if d in spec.degrees_out(layer))
+        self.degrees_A = tuple(range(spec.max_ell + 1))
+        self.paths: tuple[CouplingPath, ...] = convolution_paths(self.degrees_in, spec.max_ell)
+
+    class Folded(NamedTuple):
+        up: list[Tensor]
+        mix: list[Tensor]
+        skip: list[Tensor]
+
+    def fold(self) -> Folded:
+        channels, num_species = self.spec.num_channels, len(self.spec.species)
+        per_degree = [channels * sum(path.l_out == d for path in self.paths) for d in self.degrees_A]
+        return self.Folded(
+            up=split_linear(self.linear_up.weight, [(channels, channels)] * len(self.degrees_in), [channels**-0.5] * len(self.degrees_in)),
+            mix=split_linear(
+                self.linear.weight,
+                [(rows, channels) for rows in per_degree],
+                [rows**-0.5 / self.average for rows in per_degree],
+            ),
+            skip=split_species_linear(self.skip_tp.weight, num_species, channels, channels),
+        )
+
+    def forward(self, h_NMC: Tensor, edges: EdgeFeatures, graph: Graph, groups: kernels.SpeciesGroups) -> tuple[Tensor, Tensor | None]:
+        """(N, 16, C) messages A and the residual (N, M, C), None for the variants without one."""
+        weights: Interaction.Folded = self.folded()
+        sums = kernels.edge_convolution(
+            kernels.linear(h_NMC, weights.up, self.degrees_in),
+            edges.harmonics_EM,
+            self.path_weights(edges),
+            graph.senders_E,
+            graph.receivers_E,
+            self.degrees_in,
+            self.paths,
+        )
+        by_degree = [torch.cat([s for s, path in zip(sums, self.paths, strict=True) if path.l_out == d], dim=2) for d in self.degrees_A]
+        a_NMC = torch.cat([part @ weight for part, weight in zip(by_degree, weights.mix, strict=True)], dim=1)
+        if self.density:
+            a_NMC = a_NMC / (1.0 + self.neighbourhood_density(edges, graph, h_NMC.shape[0])).unsqueeze(2)
+        if not self.residual:
+            return kernels.species_linear(a_NMC, weights.skip, self.degrees_A, groups), None
+        scalars = h_NMC[:, : num_components(self.degrees_skip)]
+        return a_NMC, kernels.species_linear(scalars, weights.skip, self.degrees_skip, groups)
+
+    def path_weights(self, edges: EdgeFeatures) -> Tensor:
+        """(E, P, C) radial weights of every path."""
+        layers = [getattr(self.conv_tp_weights, f"layer{i}").weight for i in range(len(self.spec.radial_mlp) + 1)]
+        weights_EPC = kernels.radial_mlp(edges.radial_EK, layers, self.spec.activation_constant)
+        if not self.spec.apply_cutoff:
+            weights_EPC = weights_EPC * edges.envelope_E1
+        return weights_EPC.view(-1, len(self.paths), self.spec.num_channels)
+
+    def neighbourhood_density(self, edges: EdgeFeatures, graph: Graph, num_nodes: int) -> Tensor:
+        """(N, 1) learned measure of how crowded a neighbourhood is."""
+        density_E1 = kernels.radial_mlp(edges.radial_EK, [self.density_fn.layer0.weight], 1.0).square().tanh()
+        if not self.spec.apply_cutoff:
+            density_E1 = density_E1 * edges.envelope_E1
+        return kernels.segment_sum(density_E1, graph.receivers_E, num_nodes)
+
+
+class Product(StockModule):
+    """Many-body features: the symmetric contraction of A (equations 10, 11), mixed over channels, plus the residual."""
+
+    def __init__(self, spec: MACESpec, layer: int, tensors: Mapping[str, Tensor], precision: Precision) -> None:
+        super().__init__(tensors, precision.storage)
+        self.channels, self.degrees = spec.num_channels, spec.degrees_out(layer)
+        self.orders = range(1, spec.correlation[layer] + 1)
+        stock = below(tensors, "symmetric_contractions.contractions.")
+        u_tensors = []
+        for i, degree in enumerate(self.degrees):
+            of_degree = [stock[f"{i}.U_matrix_{nu}"].double().cpu().numpy() for nu in self.orders]
+            u_tensors.append([u[None] if degree == 0 and u.ndim == nu + 1 else u for nu, u in zip(self.orders, of_degree, strict=True)])
+        self.table = contraction_table(u_tensors)
+
+    class Folded(NamedTuple):
+        coefficients_STC: Tensor
+        mix: list[Tensor]
+
+    def fold(self) -> Folded:
+        weights = []
+        for contraction in self.symmetric_contractions.contractions.children():
+            highest = self.orders[-1]
+            weights += [contraction.weights_max if nu == highest else getattr(contraction.weights, str(highest - 1 - nu)) for nu in self.orders]
+        blocks = [(self.channels, self.channels)] * len(self.degrees)
+        return self.Folded(
+            coefficients_STC=kernels.fold_contraction(weights, self.table),
+            mix=split_linear(self.linear.weight, blocks, [self.channels**-0.5] * len(self.degrees)),
+        )
+
+    def forward(self, a_NMC: Tensor, residual_NMC: Tensor | None, groups: kernels.SpeciesGroups) -> Tensor:
+        """(N, M, C) node features of the next layer."""
+        weights: Product.Folded = self.folded()
+        product_NMC = kernels.symmetric_contraction(a_NMC, weights.coefficients_STC, groups, self.table)
+        h_NMC = kernels.linear(product_NMC, weights.mix, self.degrees)
+        if residual_NMC is None:
+            return h_NMC
+        # The residual carries the degrees both layers have, which are always the lowest ones.
+        return h_NMC + nn.functional.pad(residual_NMC, (0, 0, 0, h_NMC.shape[1] - residual_NMC.shape[1]))
+
+
+class Readout(StockModule):
+    """Per-atom energy of one head from the scalars of one layer: linear, or a one-layer network after the last layer."""
+
+    def __init__(self, spec: MACESpec, tensors: Mapping[str, Tensor], precision: Precision) -> None:
+        super().__init__(tensors, precision.storage)
+        self.spec, self.is_linear = spec, "linear.weight" in tensors
+
+    def forward(self, scalars_NC: Tensor, head: int) -> Tensor:
+        """(N,) unscaled interaction energy."""
+        num_heads, channels = len(self.spec.heads), scalars_NC.shape[1]
+        if self.is_linear:
+            return scalars_NC @ (self.linear.weight.view(channels, num_heads)[:, head] / channels**0.5)
+        hidden = self.spec.readout_mlp
+        own = slice(head * hidden, (head + 1) * hidden)
+        first = self.linear_1.weight.view(channels, num_heads * hidden)[:, own] / channels**0.5
+        second = self.linear_2.weight.view(num_heads * hidden, num_heads)[own, head] / (num_heads * hidden) ** 0.5
+        return (nn.functional.silu(scalars_NC @ first) * self.spec.activation_constant) @ second
+
+
+class MACE(nn.Module):
+    """The potential. ``tensors`` are the stock weights (``initial_tensors`` makes fresh ones)."""
+
+    def __init__(self, spec: MACESpec, tensors: Mapping[str, Tensor], precision: Precision) -> None:
+        super().__init__()
+        self.spec, self.precision = spec, precision
+        layers = range(spec.num_layers)
+        self.node_embedding = StockModule(below(tensors, "node_embedding."), precision.storage)
+        self.interactions = nn.ModuleList(Interaction(spec, i, below(tensors, f"interactions.{i}."), precision) for i in layers)
+        self.products = nn.ModuleList(Product(spec, i, below(tensors, f"products.{i}."), precision) for i in layers)
+        self.readouts = nn.ModuleList(Readout(spec, below(tensors, f"readouts.{i}."), precision) for i in layers)
+        # Constants of the radial part and everything that is summed into energies stay in double precision.
+        for name in ("radial_embedding", "pair_repulsion_fn", "atomic_energies_fn", "scale_shift"):
+            if part := below(tensors, f"{name}."):
+                self.add_module(name, StockModule(part, torch.float64))
+
+    @property
+    def cutoff(self) -> float:
+        return self.spec.r_max
+
+    @property
+    def species(self) -> tuple[int, ...]:
+        return self.spec.species
+
+    @property
+    def heads(self) -> tuple[str, ...]:
+        return self.spec.heads
+
+    @property
+    def charge(self) -> float:
+        return self.spec.charge
+
+    @property
+    def spin(self) -> int:
+        return self.spec.spin
+
+    def describe(self) -> dict[str, Any]:
+        """The specification as JSON types."""
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self.spec).items()}
+
+    def forward(self, vectors_E3: Tensor, species_N: Tensor, graph: Graph, head: int = 0) -> NodeOutput:
+        """Per-atom energies (eV) of atoms ``species_N`` (N,) joined by edge vectors (E, 3) float64, Angstrom."""
+        groups = kernels.SpeciesGroups.of(species_N)
+        distance_E = torch.linalg.vector_norm(vectors_E3, dim=1)
+        edges = self.edge_features(vectors_E3, distance_E, species_N, graph)
+
+        embedding = self.node_embedding.linear.weight.view(len(self.species), -1) / len(self.species) ** 0.5
+        h_NMC = embedding[species_N].unsqueeze(1)
+        energy_N = self.repulsion(distance_E, species_N, graph)
+        descriptors = []
+        for layer, (interaction, product, readout) in enumerate(zip(self.interactions, self.products, self.readouts, strict=True)):
+            a_NMC, residual_NMC = interaction(h_NMC, edges, graph, groups)
+            h_NMC = product(a_NMC, residual_NMC, groups)
+            energy_N = energy_N + readout(h_NMC[:, 0], head).to(self.precision.energy)
+            descriptors.append(to_channel_major(h_NMC, degree_slices(self.spec.degrees_out(layer))))
+
+        if self.spec.scale_shift:
+            energy_N = self.scale_shift.scale.reshape(-1)[head] * energy_N + self.scale_shift.shift.reshape(-1)[head]
+        e0_S = self.atomic_energies_fn.atomic_energies.view(-1, len(self.species))[head]
+        return NodeOutput(energy_N + e0_S[species_N], torch.cat(descriptors, dim=1))
+
+    def edge_features(self, vectors_E3: Tensor, distance_E: Tensor, species_N: Tensor, graph: Graph) -> EdgeFeatures:
+        """Harmonics, radial basis and envelope of every edge."""
+        spec, radial = self.spec, self.radial_embedding
+        vectors, distance = vectors_E3.to(self.precision.geometry), distance_E.to(self.precision.geometry)
+        envelope_E1 = polynomial_envelope(distance, spec.r_max, spec.num_polynomial_cutoff).unsqueeze(1)
+        argument = distance
+        if spec.distance_transform == "agnesi":
+            constants = radial.distance_transform
+            radii_S = constants.covalent_radii[torch.as_tensor(self.species, device=distance.device)]
+            bond_E = 0.5 * (radii_S[species_N[graph.senders_E]] + radii_S[species_N[graph.receivers_E]]).to(distance.dtype)
+            q, p, a = (float(getattr(constants, name)) for name in "qpa")
+            argument = agnesi_transform(distance, bond_E, q, p, a)
+        radial_EK = bessel_basis(argument, radial.bessel_fn.bessel_weights.to(distance.dtype), spec.r_max)
+        if spec.apply_cutoff:
+            radial_EK = radial_EK * envelope_E1
+        harmonics_EM = spherical_harmonics(vectors / distance.unsqueeze(1), spec.max_ell)
+        compute = self.precision.compute
+        return EdgeFeatures(harmonics_EM.to(compute), radial_EK.to(compute), envelope_E1.to(compute))
+
+    def repulsion(self, distance_E: Tensor, species_N: Tensor, graph: Graph) -> Tensor:
+        """(N,) float64, eV, ZBL energy of each receiver; zero without pair repulsion."""
+        if not self.spec.pair_repulsion:
+            return distance_E.new_zeros(species_N.shape[0])
+        parameters = dict(self.pair_repulsion_fn.named_buffers()) | dict(self.pair_repulsion_fn.named_parameters())
+        numbers_N = torch.as_tensor(self.species, device=species_N.device)[species_N]
+        z_i, z_j = numbers_N[graph.senders_E], numbers_N[graph.receivers_E]
+        radii = parameters["covalent_radii"]
+        pair_E = zbl_energy(distance_E, z_i.to(distance_E.dtype), z_j.to(distance_E.dtype), radii[z_i] + radii[z_j], parameters)
+        return kernels.segment_sum(pair_E, graph.receivers_E, species_N.shape[0])
+
+
+def initial_tensors(spec: MACESpec, seed: int = 0) -> dict[str, Tensor]:
+    """Stock float64 tensors of an untrained model: unit-normal weights as upstream, coupling tensors of our own."""
+    generator = torch.Generator().manual_seed(seed)
+    tensors: dict[str, Tensor] = {}
+
+    def normal(name: str, *shape: int, scale: float = 1.0) -> None:
+        tensors[name] = scale * torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    channels, num_species, num_heads = spec.num_channels, len(spec.species), len(spec.heads)
+    radii = torch.tensor(COVALENT_RADII, dtype=torch.float64)
+    normal("node_embedding.linear.weight", num_species * channels)
+    tensors["radial_embedding.bessel_fn.bessel_weights"] = bessel_frequencies(spec.num_bessel, spec.r_max)
+    if spec.distance_transform == "agnesi":
+        for name, value in (("q", 0.9183), ("p", 4.5791), ("a", 1.0805)):
+            tensors[f"radial_embedding.distance_transform.{name}"] = torch.tensor(value, dtype=torch.float64)
+        tensors["radial_embedding.distance_transform.covalent_radii"] = radii
+    if spec.pair_repulsion:
+        zbl = {"c": [0.1818, 0.5099, 0.2802, 0.02817], "a_exp": 0.3, "a_prefactor": 0.4543}
+        tensors |= {f"pair_repulsion_fn.{name}": torch.tensor(value, dtype=torch.float64) for name, value in zbl.items()}
+        tensors |= {"pair_repulsion_fn.covalent_radii": radii.clone(), "pair_repulsion_fn.p": torch.tensor(6)}
+    for layer, kind in enumerate(spec.interactions):
+        prefix, degrees_in = f"interactions.{layer}.", spec.degrees_in(layer)
+        num_paths = len(convolution_paths(degrees_in, spec.max_ell))
+        normal(f"{prefix}linear_up.weight", len(degrees_in) * channels**2)
+        widths = (spec.num_bessel, *spec.radial_mlp, num_paths * channels)
+        for depth, (fan_in, fan_out) in enumerate(zip(widths, widths[1:], strict=False)):
+            normal(f"{prefix}conv_tp_weights.layer{depth}.weight", fan_in, fan_out)
+        normal(f"{prefix}linear.weight", num_paths * channels**2)
+        num_skip = len([d for d in degrees_in if d in spec.degrees_out(layer)]) if kind.endswith("Residual") else spec.max_ell + 1
+        normal(f"{prefix}skip_tp.weight", num_skip * channels * num_species * channels)
+        if "Density" in kind:
+            normal(f"{prefix}density_fn.layer0.weight", spec.num_bessel, 1)
+        for i, degree in enumerate(spec.degrees_out(layer)):
+            contraction = f"products.{layer}.symmetric_contractions.contractions.{i}."
+            for nu in range(spec.correlation[layer], 0, -1):
+                u = torch.tensor(symmetric_coupling(spec.max_ell, degree, nu))
+                tensors[f"{contraction}U_matrix_{nu}"] = u[0] if degree == 0 else u
+                last = spec.correlation[layer]
+                name = "weights_max" if nu == last else f"weights.{last - 1 - nu}"
+                normal(contraction + name, num_species, u.shape[-1], channels, scale=1.0 / max(u.shape[-1], 1))
+        normal(f"products.{layer}.linear.weight", len(spec.degrees_out(layer)) * channels**2)
+        if layer < spec.num_layers - 1:
+            normal(f"readouts.{layer}.linear.weight", channels * num_heads)
+        else:
+            normal(f"readouts.{layer}.linear_1.weight", channels * spec.readout_mlp * num_heads)
+            normal(f"readouts.{layer}.linear_2.weight", spec.readout_mlp * num_heads * num_heads)
+    tensors["atomic_energies_fn.atomic_energies"] = torch.zeros(num_heads, num_species, dtype=torch.float64)
+    if spec.scale_shift:
+        tensors["scale_shift.scale"] = torch.ones(num_heads, dtype=torch.float64)
+        tensors["scale_shift.shift"] = torch.zeros(num_heads, dtype=torch.float64)
+    return tensors

@@ -1,0 +1,136 @@
+"""From per-atom energies to forces, stress, virials and the Hessian."""
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from mosso import kernels
+from mosso.data.structure import Batch
+from mosso.graph.graph import Graph, edge_vectors
+from mosso.models.base import Model, NodeOutput
+
+
+@dataclass(frozen=True, eq=False)
+class Output:
+    """What a potential says of a batch of B systems, or of one system when the leading axis B is gone.
+
+    Attributes:
+        energy: (B,) float64, eV.
+        node_energies: (N,) float64, eV, including E0; they sum to the energy.
+        forces: (N, 3) float64, eV/Angstrom; None when not asked for.
+        stress: (B, 3, 3) float64, eV/Angstrom^3, symmetric, tension positive; None when not asked for, NaN for
+            systems of a batch that have no volume.
+        virials: (N, 3, 3) float64, eV, -dE/d(strain) attributed to atoms, half of each edge to either end; None
+            when not asked for.
+        precision: name of the policy.
+        offsets: B + 1 ints, atoms of system b are offsets[b]:offsets[b+1].
+    """
+
+    energy: Tensor
+    node_energies: Tensor
+    forces: Tensor | None
+    stress: Tensor | None
+    virials: Tensor | None
+    precision: str
+    offsets: tuple[int, ...]
+
+    def split(self) -> list["Output"]:
+        """One Output per system, without the batch axis."""
+        return [self._system(b) for b in range(len(self.offsets) - 1)]
+
+    def _system(self, b: int) -> "Output":
+        atoms = slice(self.offsets[b], self.offsets[b + 1])
+        return replace(
+            self,
+            energy=self.energy[b],
+            node_energies=self.node_energies[atoms],
+            forces=None if self.forces is None else self.forces[atoms],
+            stress=None if self.stress is None else self.stress[b],
+            virials=None if self.virials is None else self.virials[atoms],
+            offsets=(0, self.offsets[b + 1] - self.offsets[b]),
+        )
+
+
+def evaluate(
+    model: Model,
+    batch: Batch,
+    graph: Graph,
+    species_N: Tensor,
+    *,
+    head: int = 0,
+    forces: bool = True,
+    stress: bool = False,
+    virials: bool = False,
+    precision: str = "",
+) -> Output:
+    """Energy and, from one backward pass to the edge vectors, forces, stress and per-atom virials.
+
+    With g = dE/dr of each edge (r from sender to receiver): the force on an atom is the sum of g over its outgoing
+    edges minus the sum over its incoming ones, and the strain derivative of the energy is the sum of r g^T.
+    """
+    differentiate = forces or stress or virials
+    with torch.set_grad_enabled(differentiate):
+        vectors_E3 = edge_vectors(batch, graph).detach().requires_grad_(differentiate)
+        node_energy_N = model(vectors_E3, species_N, graph, head).energy_N
+        energy_B = kernels.segment_sum(node_energy_N, batch.system_N, batch.num_systems)
+    gradient_E3 = edge_gradient(energy_B.sum(), vectors_E3) if differentiate else None
+    vectors_E3 = vectors_E3.detach()
+    stress_B33 = virials_N33 = None
+    if gradient_E3 is not None and (stress or virials):
+        virials_N33 = node_virials(gradient_E3, vectors_E3, graph, batch.num_atoms)
+        # One short sum per atom first, so that no single 3x3 collects a million edges one after the other.
+        strain_B33 = -kernels.segment_sum(virials_N33, batch.system_N, batch.num_systems)
+        volume_B11 = batch.volume_B.view(-1, 1, 1)
+        stress_B33 = torch.where(volume_B11 > 0, strain_B33 / volume_B11, torch.nan)
+        stress_B33 = 0.5 * (stress_B33 + stress_B33.transpose(1, 2))
+    return Output(
+        energy=energy_B.detach(),
+        node_energies=node_energy_N.detach(),
+        forces=forces_from_edges(gradient_E3, graph, batch.num_atoms) if forces and gradient_E3 is not None else None,
+        stress=stress_B33 if stress else None,
+        virials=virials_N33 if virials else None,
+        precision=precision,
+        offsets=batch.offsets,
+    )
+
+
+def edge_gradient(energy: Tensor, vectors_E3: Tensor, create_graph: bool = False) -> Tensor:
+    """(E, 3) derivative of the summed energy with respect to the edge vectors; zero where it does not depend on them."""
+    if not energy.requires_grad:
+        return torch.zeros_like(vectors_E3)
+    (gradient,) = torch.autograd.grad(energy, vectors_E3, create_graph=create_graph, allow_unused=True)
+    return torch.zeros_like(vectors_E3) if gradient is None else gradient
+
+
+def forces_from_edges(gradient_E3: Tensor, graph: Graph, num_atoms: int) -> Tensor:
+    """(N, 3) forces, eV/Angstrom, from dE/dr of every edge."""
+    outgoing = kernels.segment_sum(gradient_E3, graph.senders_E, num_atoms)
+    return outgoing - kernels.segment_sum(gradient_E3, graph.receivers_E, num_atoms)
+
+
+def node_virials(gradient_E3: Tensor, vectors_E3: Tensor, graph: Graph, num_atoms: int) -> Tensor:
+    """(N, 3, 3) per-atom virials -dE/d(strain), half of every edge to its sender and half to its receiver."""
+    half_E33 = -0.5 * vectors_E3.unsqueeze(2) * gradient_E3.unsqueeze(1)
+    into = kernels.segment_sum(half_E33, graph.receivers_E, num_atoms)
+    return into + kernels.segment_sum(half_E33, graph.senders_E, num_atoms)
+
+
+def hessian(model: Model, batch: Batch, graph: Graph, species_N: Tensor, *, head: int = 0) -> Tensor:
+    """(3N, 3N) float64, eV/Angstrom^2, exact second derivatives of the total energy by double backward."""
+    positions_N3 = batch.positions_N3.detach().requires_grad_(True)
+    vectors_E3 = edge_vectors(replace(batch, positions_N3=positions_N3), graph)
+    energy = model(vectors_E3, species_N, graph, head).energy_N.sum()
+    size = positions_N3.numel()
+    if not energy.requires_grad:
+        return positions_N3.new_zeros(size, size)
+    (gradient_N3,) = torch.autograd.grad(energy, positions_N3, create_graph=True)
+    rows = [torch.autograd.grad(component, positions_N3, retain_graph=True)[0].flatten() for component in gradient_N3.flatten()]
+    return torch.stack(rows)
+
+
+def descriptors(model: Model, batch: Batch, graph: Graph, species_N: Tensor) -> Tensor:
+    """(N, F) node features of all layers side by side, rotating with the structure."""
+    with torch.no_grad():
+        result: NodeOutput = model(edge_vectors(batch, graph), species_N, graph)
+    return result.descriptors_NF

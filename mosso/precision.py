@@ -1,0 +1,53 @@
+"""Precision policies: which number format each part of a computation uses.
+
+A policy is a value that is passed in, never a global switch. This file is the only place that decides
+dtypes; every other room asks the policy it was given.
+"""
+
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True)
+class Precision:
+    """Number formats of one evaluation.
+
+    Attributes:
+        name: what results call the policy.
+        storage: weights and node features at rest.
+        compute: operands of dense products and tensor products.
+        accumulate: Clebsch-Gordan sums and sums over edges; float32 or better.
+        geometry: edge vectors, radial functions, spherical harmonics; float32 or better.
+        energy: per-atom energies, E0, ZBL, virial and every sum over atoms; always float64.
+        matmul: how dense products run: ``ieee`` (as the compute dtype says) or a named tensor-core mode.
+    """
+
+    name: str
+    storage: torch.dtype
+    compute: torch.dtype
+    accumulate: torch.dtype
+    geometry: torch.dtype
+    energy: torch.dtype = torch.float64
+    matmul: str = "ieee"
+
+    def __post_init__(self) -> None:
+        assert self.energy == torch.float64, "energies are summed in float64 under every policy"
+        for part in (self.accumulate, self.geometry):
+            assert part in (torch.float32, torch.float64), f"{part} is too short for sums and geometry"
+
+    @staticmethod
+    def named(name: "str | Precision") -> "Precision":
+        """The policy called ``name``; a ValueError lists what exists when there is none."""
+        if isinstance(name, Precision):
+            return name
+        if name not in POLICIES:
+            raise ValueError(f"Unknown precision {name!r}: choose one of {', '.join(POLICIES)}.")
+        return POLICIES[name]
+
+
+def _uniform(name: str, dtype: torch.dtype) -> Precision:
+    return Precision(name, storage=dtype, compute=dtype, accumulate=dtype, geometry=dtype)
+
+
+POLICIES = {policy.name: policy for policy in (_uniform("fp64", torch.float64), _uniform("fp32", torch.float32))}
