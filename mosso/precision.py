@@ -46,8 +46,11 @@ class Precision:
         return POLICIES[name]
 
 
-def _uniform(name: str, dtype: torch.dtype) -> Precision:
-    return Precision(name, storage=dtype, compute=dtype, accumulate=dtype, geometry=dtype)
-
-
-POLICIES = {policy.name: policy for policy in (_uniform("fp64", torch.float64), _uniform("fp32", torch.float32))}
+POLICIES = {
+    policy.name: policy
+    for policy in (
+        Precision("fp64", storage=torch.float64, compute=torch.float64, accumulate=torch.float64, geometry=torch.float64),
+        # Geometry is cheap beside the rest and its rounding is what the forces feel most, so it stays double.
+        Precision("fp32", storage=torch.float32, compute=torch.float32, accumulate=torch.float32, geometry=torch.float64),
+    )
+}

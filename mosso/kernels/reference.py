@@ -96,13 +96,16 @@ def edge_convolution(
 
 
 def fold_contraction(weights: Sequence[Tensor], table: ContractionTable) -> Tensor:
-    """(S, T, C) polynomial coefficients of each species; weights[i] is the (S, K, C) that belongs to table.mix[i]."""
+    """(S, T, C) polynomial coefficients of each species; weights[i] is the (S, K, C) that belongs to table.mix[i].
+
+    Summed in float64 whatever the weights are: the sums cancel, and they are made once.
+    """
     num_species, _, num_channels = weights[0].shape
-    folded = weights[0].new_zeros(num_species, len(table.rows), num_channels)
+    folded = weights[0].new_zeros(num_species, len(table.rows), num_channels, dtype=torch.float64)
     for weight, (terms, matrix) in zip(weights, table.mix, strict=True):
-        mix = torch.as_tensor(matrix, dtype=weight.dtype, device=weight.device)
-        folded = folded.index_add(1, torch.as_tensor(terms, device=weight.device), mix @ weight)
-    return folded
+        mix = torch.as_tensor(matrix, dtype=torch.float64, device=weight.device)
+        folded = folded.index_add(1, torch.as_tensor(terms, device=weight.device), mix @ weight.double())
+    return folded.to(weights[0].dtype)
 
 
 def symmetric_contraction(a_NMC: Tensor, coefficients_STC: Tensor, groups: SpeciesGroups, table: ContractionTable) -> Tensor:
