@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-
 # Lattice vectors that span less than this share of the product of their lengths are dependent up to rounding.
 MIN_RELATIVE_VOLUME = 1e-9
 
@@ -60,7 +59,7 @@ class Structure:
             raise ValueError("The cell has entries that are not finite: check the input structure.")
         lengths = np.linalg.norm(self.cell[self.pbc], axis=1)
         if self.pbc.any() and periodic_volume(self.cell, self.pbc) <= MIN_RELATIVE_VOLUME * lengths.prod():
-            raise ValueError("The cell has zero volume along its periodic directions: give three independent lattice vectors or turn pbc off.")
+            raise ValueError("The cell has no volume along its periodic directions: give independent lattice vectors or turn pbc off.")
 
     def __len__(self) -> int:
         return len(self.numbers)

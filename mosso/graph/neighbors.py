@@ -160,18 +160,18 @@ def _reduce(cell: np.ndarray, pbc: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
     Skewed cells have small heights and need many images; the same lattice in short vectors needs few.
     """
-    reduced, transform = cell.copy(), np.eye(3, dtype=np.int64)
+    reduced, transform, unit = cell.copy(), np.eye(3, dtype=np.int64), np.eye(3, dtype=np.int64)
     periodic = np.flatnonzero(pbc)
     changed = True
     while changed:  # ends: every change makes a vector shorter, and a lattice has few short vectors
         changed = False
         for axis in periodic:
             others = [other for other in periodic if other != axis]
-            steps = [round(float(reduced[axis] @ reduced[o] / (reduced[o] @ reduced[o]))) * np.eye(3, dtype=np.int64)[o] for o in others]
-            signs = itertools.product((-1, 0, 1), repeat=len(others))
-            steps += [sum((s * np.eye(3, dtype=np.int64)[o] for s, o in zip(sign, others, strict=True)), np.zeros(3, int)) for sign in signs]
+            # a multiple of one other vector, as in Euclid's algorithm, or one step along each
+            steps = [round(float(reduced[axis] @ reduced[o] / (reduced[o] @ reduced[o]))) * unit[o] for o in others]
+            steps += [np.array(signs) @ unit[others] for signs in itertools.product((-1, 0, 1), repeat=len(others)) if others]
             for step in steps:
-                shorter = reduced[axis] - step @ np.where(pbc[:, None], reduced, 0.0)
+                shorter = reduced[axis] - step[pbc] @ reduced[pbc]
                 if shorter @ shorter < (1 - 1e-9) * (reduced[axis] @ reduced[axis]):
                     transform[axis] -= step @ transform
                     reduced[axis], changed = shorter, True

@@ -4,9 +4,11 @@ N atoms, E edges, C channels, M irrep components, P paths, K radial functions, T
 Features are (N, M, C): components of one channel by ascending degree, channels last.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -44,7 +46,7 @@ class SpeciesGroups(NamedTuple):
         present, counts = torch.unique_consecutive(species_N[order_N], return_counts=True)
         return SpeciesGroups(order_N, torch.argsort(order_N), tuple(zip(present.tolist(), counts.tolist(), strict=True)))
 
-    def apply(self, function, x_N: Tensor) -> Tensor:  # type: ignore[no-untyped-def]
+    def apply(self, function: Callable[[int, Tensor], Tensor], x_N: Tensor) -> Tensor:
         """function(species, rows) on the rows of each species, results in the order of ``x_N``."""
         if not self.counts:
             return function(0, x_N)
@@ -88,11 +90,39 @@ def edge_convolution(
     x_EMC = x_NMC[senders_E]
     sums = []
     for p, path in enumerate(paths):
-        coupling = torch.as_tensor(path.coupling, dtype=x_NMC.dtype, device=x_NMC.device)
-        coupled_EIK = torch.einsum("ej,ijk->eki", harmonics_EM[:, where_edge[path.l_edge]], coupling)
+        coupling_JKI = _coupling(path, x_NMC.dtype, x_NMC.device)
+        coupled_EKI = (harmonics_EM[:, where_edge[path.l_edge]] @ coupling_JKI.flatten(1)).unflatten(1, coupling_JKI.shape[1:])
         weighted_EIC = x_EMC[:, where_in[path.l_in]] * weights_EPC[:, p].unsqueeze(1)
-        sums.append(segment_sum(coupled_EIK @ weighted_EIC, receivers_E, num_nodes))
+        sums.append(segment_sum(coupled_EKI @ weighted_EIC, receivers_E, num_nodes))
     return sums
+
+
+@lru_cache(maxsize=1024)
+def _coupling(path: CouplingPath, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """(2 l_edge + 1, 2 l_out + 1, 2 l_in + 1) coupling of a path as a tensor, uploaded once."""
+    return torch.as_tensor(np.ascontiguousarray(path.coupling.transpose(1, 2, 0)), dtype=dtype, device=device)
+
+
+class _Terms(NamedTuple):
+    """A contraction table on a device."""
+
+    columns: tuple[tuple[Tensor, ...], ...]  # per order, the component index of every factor
+    terms: Tensor
+    bounds: tuple[int, ...]  # terms of output row m are bounds[m]:bounds[m+1]
+    mix: tuple[tuple[Tensor, Tensor], ...]
+
+
+@lru_cache(maxsize=256)
+def _terms(table: ContractionTable, device: torch.device) -> _Terms:
+    def put(array: np.ndarray) -> Tensor:
+        return torch.as_tensor(array, device=device)
+
+    return _Terms(
+        columns=tuple(tuple(put(column.copy()) for column in indices.T) for indices in table.monomials),
+        terms=put(table.monomial_of_term),
+        bounds=tuple(np.searchsorted(table.rows, np.arange(table.num_rows + 1)).tolist()),
+        mix=tuple((put(terms), put(matrix)) for terms, matrix in table.mix),
+    )
 
 
 def fold_contraction(weights: Sequence[Tensor], table: ContractionTable) -> Tensor:
@@ -102,9 +132,8 @@ def fold_contraction(weights: Sequence[Tensor], table: ContractionTable) -> Tens
     """
     num_species, _, num_channels = weights[0].shape
     folded = weights[0].new_zeros(num_species, len(table.rows), num_channels, dtype=torch.float64)
-    for weight, (terms, matrix) in zip(weights, table.mix, strict=True):
-        mix = torch.as_tensor(matrix, dtype=torch.float64, device=weight.device)
-        folded = folded.index_add(1, torch.as_tensor(terms, device=weight.device), mix @ weight.double())
+    for weight, (terms, matrix) in zip(weights, _terms(table, weights[0].device).mix, strict=True):
+        folded = folded.index_add(1, terms, matrix @ weight.double())
     return folded.to(weights[0].dtype)
 
 
@@ -114,21 +143,19 @@ def symmetric_contraction(a_NMC: Tensor, coefficients_STC: Tensor, groups: Speci
     Batatia et al., MACE (2022), equations 10 and 11.
     """
 
+    on_device = _terms(table, a_NMC.device)
+
     def of_species(species: int, a_nMC: Tensor) -> Tensor:
-        device = a_nMC.device
         monomials = []
-        for indices in table.monomials:
-            columns = torch.as_tensor(indices, device=device).unbind(1)
+        for columns in on_device.columns:
             product = a_nMC[:, columns[0]]
             for column in columns[1:]:
                 product = product * a_nMC[:, column]
             monomials.append(product)
         monomial_nQC = torch.cat(monomials, dim=1)
-        terms = torch.as_tensor(table.monomial_of_term, device=device)
-        bounds = torch.searchsorted(torch.as_tensor(table.rows), torch.arange(table.num_rows + 1)).tolist()
         rows = [
-            (monomial_nQC[:, terms[start:stop]] * coefficients_STC[species, start:stop]).sum(1)
-            for start, stop in zip(bounds, bounds[1:], strict=False)
+            (monomial_nQC[:, on_device.terms[start:stop]] * coefficients_STC[species, start:stop]).sum(1)
+            for start, stop in zip(on_device.bounds, on_device.bounds[1:], strict=False)
         ]
         return torch.stack(rows, dim=1)
 

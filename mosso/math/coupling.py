@@ -63,7 +63,7 @@ def wigner_3j(l1: int, l2: int, l3: int) -> np.ndarray:
     return coupling
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class CouplingPath:
     """One allowed product sender degree x edge degree -> receiver degree.
 
@@ -138,7 +138,7 @@ def _coupling_chains(degrees: tuple[int, ...], order: int, degree_out: int) -> l
     return [tensor for reached, parity, tensor in chains if reached == degree_out and parity == (-1) ** degree_out]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ContractionTable:
     """The symmetric contraction as a sparse polynomial: out[m] = sum over terms of coefficient * monomial of A.
 

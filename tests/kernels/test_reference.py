@@ -1,0 +1,109 @@
+"""The reference ops: first and second derivatives, and shapes chosen to hurt."""
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from mosso import kernels
+from mosso.math.coupling import contraction_table, convolution_paths, symmetric_coupling
+from mosso.math.harmonics import spherical_harmonics
+
+
+def rand(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed + sum(shape)))
+
+
+def table_of(max_ell: int, degrees: tuple[int, ...], order: int):  # noqa: ANN201
+    return contraction_table([[symmetric_coupling(max_ell, d, nu) for nu in range(1, order + 1)] for d in degrees])
+
+
+@pytest.mark.parametrize("degrees_in", [(0,), (0, 1), (0, 1, 2)])
+@pytest.mark.parametrize(("nodes", "edges", "channels"), [(3, 7, 2), (1, 4, 1), (4, 0, 3)])
+def test_edge_convolution_is_twice_differentiable(degrees_in: tuple[int, ...], nodes: int, edges: int, channels: int) -> None:
+    paths = convolution_paths(degrees_in, 2)
+    generator = torch.Generator().manual_seed(1)
+    senders, receivers = torch.randint(nodes, (2, edges), generator=generator)
+    x = rand(nodes, sum(2 * d + 1 for d in degrees_in), channels).requires_grad_()
+    vectors = rand(edges, 3).requires_grad_()
+    weights = rand(edges, len(paths), channels).requires_grad_()
+
+    def op(x: Tensor, vectors: Tensor, weights: Tensor) -> Tensor:
+        harmonics = spherical_harmonics(vectors / vectors.norm(dim=1, keepdim=True), 2)
+        return torch.cat(kernels.edge_convolution(x, harmonics, weights, senders, receivers, degrees_in, paths), dim=1)
+
+    assert op(x, vectors, weights).shape == (nodes, sum(2 * p.l_out + 1 for p in paths), channels)
+    if edges:
+        assert torch.autograd.gradcheck(op, (x, vectors, weights))
+        assert torch.autograd.gradgradcheck(op, (x, vectors, weights))
+
+
+def test_edge_convolution_against_a_loop() -> None:
+    """One edge at a time in numpy, from the definition."""
+    degrees_in, nodes, edges, channels = (0, 1), 4, 9, 3
+    paths = convolution_paths(degrees_in, 3)
+    senders, receivers = torch.randint(nodes, (2, edges), generator=torch.Generator().manual_seed(0))
+    x, vectors, weights = rand(nodes, 4, channels), rand(edges, 3), rand(edges, len(paths), channels)
+    harmonics = spherical_harmonics(vectors / vectors.norm(dim=1, keepdim=True), 3)
+    got = kernels.edge_convolution(x, harmonics, weights, senders, receivers, degrees_in, paths)
+    where = {0: slice(0, 1), 1: slice(1, 4), 2: slice(4, 9), 3: slice(9, 16)}
+    for p, path in enumerate(paths):
+        want = np.zeros((nodes, 2 * path.l_out + 1, channels))
+        for e in range(edges):
+            features = x[senders[e], where[path.l_in]].numpy()
+            message = np.einsum("ijk,ic,j->kc", path.coupling, features, harmonics[e, where[path.l_edge]].numpy())
+            want[receivers[e]] += message * weights[e, p].numpy()
+        np.testing.assert_allclose(got[p].numpy(), want, atol=1e-12)
+
+
+@pytest.mark.parametrize("order", [1, 2, 3])
+@pytest.mark.parametrize("species", [[0, 1, 1, 0, 2], [2], []])
+def test_symmetric_contraction(order: int, species: list[int]) -> None:
+    degrees, channels = (0, 1), 2
+    table = table_of(2, degrees, order)
+    species_N = torch.tensor(species, dtype=torch.int64)
+    groups = kernels.SpeciesGroups.of(species_N)
+    a = rand(len(species), 9, channels).requires_grad_()
+    weights = [rand(3, matrix.shape[1], channels, seed=i).requires_grad_() for i, (_, matrix) in enumerate(table.mix)]
+
+    def op(a: Tensor, *weights: Tensor) -> Tensor:
+        return kernels.symmetric_contraction(a, kernels.fold_contraction(weights, table), groups, table)
+
+    got = op(a, *weights)
+    assert got.shape == (len(species), 4, channels)
+    start = 0
+    want = torch.zeros_like(got)
+    for d in degrees:
+        for nu in range(1, order + 1):
+            u = torch.as_tensor(symmetric_coupling(2, d, nu))
+            weight = weights[d * order + nu - 1][species_N]
+            letters = "uvw"[:nu]
+            factors = ",".join(f"n{letter}c" for letter in letters)
+            term = torch.einsum(f"m{letters}k,nkc,{factors}->nmc", u, weight, *[a] * nu)
+            want[:, start : start + 2 * d + 1] += term
+        start += 2 * d + 1
+    torch.testing.assert_close(got, want, rtol=1e-12, atol=1e-12)
+    if species:
+        assert torch.autograd.gradcheck(op, (a, *weights))
+        assert torch.autograd.gradgradcheck(op, (a, *weights))
+
+
+def test_species_linear_against_a_loop() -> None:
+    species = torch.tensor([2, 0, 2, 1])
+    x, weights = rand(4, 4, 3), [rand(3, 3, 5, seed=1), rand(3, 3, 5, seed=2)]
+    got = kernels.species_linear(x, weights, (0, 1), kernels.SpeciesGroups.of(species))
+    for n in range(4):
+        torch.testing.assert_close(got[n, :1], x[n, :1] @ weights[0][species[n]])
+        torch.testing.assert_close(got[n, 1:], x[n, 1:] @ weights[1][species[n]])
+
+
+def test_non_contiguous_inputs() -> None:
+    x = rand(3, 2, 4).transpose(1, 2)
+    assert not x.is_contiguous()
+    weights = [rand(2, 2), rand(2, 2, seed=1)]
+    torch.testing.assert_close(kernels.linear(x, weights, (0, 1)), kernels.linear(x.contiguous(), weights, (0, 1)))
+
+
+def test_segment_sum_leaves_empty_rows_zero() -> None:
+    got = kernels.segment_sum(torch.tensor([[1.0], [2.0], [4.0]]), torch.tensor([0, 3, 3]), 5)
+    assert got.flatten().tolist() == [1.0, 0.0, 0.0, 6.0, 0.0]
