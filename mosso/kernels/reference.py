@@ -4,13 +4,13 @@ N atoms, E edges, C channels, M irrep components, P paths, K radial functions, T
 Features are (N, M, C): components of one channel by ascending degree, channels last.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mosso.math.coupling import ContractionTable, CouplingPath
 from mosso.math.irreps import degree_slices
@@ -28,36 +28,45 @@ def linear(x_NMC: Tensor, weights: Sequence[Tensor], degrees: Sequence[int]) -> 
 
 
 class SpeciesGroups(NamedTuple):
-    """Atoms brought together by species, so that per-species weights are applied by plain products.
+    """Atoms brought together by species, so that per-species weights become one batched product.
 
     Attributes:
-        order_N: atom indices sorted by species.
-        inverse_N: where each atom went.
-        counts: (species, number of atoms) of those present, ascending.
+        present_S: species that occur, ascending.
+        rows_SA: atom indices of each, padded with atom 0 to the size of the largest group.
+        slot_N: where atom n stands in the flattened (S, A) layout.
     """
 
-    order_N: Tensor
-    inverse_N: Tensor
-    counts: tuple[tuple[int, int], ...]
+    present_S: Tensor
+    rows_SA: Tensor
+    slot_N: Tensor
 
     @staticmethod
     def of(species_N: Tensor) -> "SpeciesGroups":
         order_N = torch.argsort(species_N, stable=True)
-        present, counts = torch.unique_consecutive(species_N[order_N], return_counts=True)
-        return SpeciesGroups(order_N, torch.argsort(order_N), tuple(zip(present.tolist(), counts.tolist(), strict=True)))
+        present_S, group_N, counts_S = torch.unique_consecutive(species_N[order_N], return_inverse=True, return_counts=True)
+        size = int(counts_S.max()) if len(counts_S) else 0
+        within_N = torch.arange(len(order_N), device=order_N.device) - (counts_S.cumsum(0) - counts_S)[group_N]
+        rows_SA = order_N.new_zeros(len(present_S), size)
+        rows_SA[group_N, within_N] = order_N
+        return SpeciesGroups(present_S, rows_SA, torch.empty_like(order_N).index_copy_(0, order_N, group_N * size + within_N))
 
-    def apply(self, function: Callable[[int, Tensor], Tensor], x_N: Tensor) -> Tensor:
-        """function(species, rows) on the rows of each species, results in the order of ``x_N``."""
-        if not self.counts:
-            return function(0, x_N)
-        rows = x_N[self.order_N].split([count for _, count in self.counts]) if len(self.counts) > 1 else [x_N]
-        results = [function(species, part) for (species, _), part in zip(self.counts, rows, strict=True)]
-        return torch.cat(results)[self.inverse_N] if len(results) > 1 else results[0]
+    def gather(self, x_N: Tensor) -> Tensor:
+        """(S, A, ...) rows of every species side by side."""
+        return x_N.index_select(0, self.rows_SA.flatten()).unflatten(0, self.rows_SA.shape)
+
+    def scatter(self, x_SA: Tensor) -> Tensor:
+        """(N, ...) back in the order of atoms; what the padding computed is dropped."""
+        return x_SA.flatten(0, 1).index_select(0, self.slot_N)
 
 
 def species_linear(x_NMC: Tensor, weights: Sequence[Tensor], degrees: Sequence[int], groups: SpeciesGroups) -> Tensor:
     """(N, M', D): ``linear`` with weights of each atom's species; weights[d] is (S, C, D)."""
-    return groups.apply(lambda species, rows: linear(rows, [w[species] for w in weights], degrees), x_NMC)
+    x_SAMC = groups.gather(x_NMC)
+    mixed = []
+    for part, weight in zip(degree_slices(tuple(degrees)), weights, strict=True):
+        x_SBC = x_SAMC[:, :, part].flatten(1, 2)
+        mixed.append((x_SBC @ weight.index_select(0, groups.present_S)).unflatten(1, (x_SAMC.shape[1], -1)))
+    return groups.scatter(torch.cat(mixed, dim=2))
 
 
 def radial_mlp(features_EK: Tensor, weights: Sequence[Tensor], activation_constant: float) -> Tensor:
@@ -65,7 +74,7 @@ def radial_mlp(features_EK: Tensor, weights: Sequence[Tensor], activation_consta
     x = features_EK
     for depth, weight in enumerate(weights):
         if depth > 0:
-            x = torch.nn.functional.silu(x) * activation_constant
+            x = nn.functional.silu(x) * activation_constant
         x = x @ (weight / weight.shape[0] ** 0.5)
     return x
 
@@ -87,7 +96,7 @@ def edge_convolution(
     max_ell = max(path.l_edge for path in paths)
     where_in = dict(zip(degrees_in, degree_slices(degrees_in), strict=True))
     where_edge = degree_slices(tuple(range(max_ell + 1)))
-    x_EMC = x_NMC[senders_E]
+    x_EMC = x_NMC.index_select(0, senders_E)
     sums = []
     for p, path in enumerate(paths):
         coupling_JKI = _coupling(path, x_NMC.dtype, x_NMC.device)
@@ -106,21 +115,20 @@ def _coupling(path: CouplingPath, dtype: torch.dtype, device: torch.device) -> T
 class _Terms(NamedTuple):
     """A contraction table on a device."""
 
-    columns: tuple[tuple[Tensor, ...], ...]  # per order, the component index of every factor
-    terms: Tensor
-    bounds: tuple[int, ...]  # terms of output row m are bounds[m]:bounds[m+1]
+    factors: tuple[Tensor, ...]  # component index of the first, second, .. factor of every term
+    sum_MT: Tensor  # ones where a term belongs to an output row
     mix: tuple[tuple[Tensor, Tensor], ...]
 
 
 @lru_cache(maxsize=256)
-def _terms(table: ContractionTable, device: torch.device) -> _Terms:
+def _terms(table: ContractionTable, dtype: torch.dtype, device: torch.device) -> _Terms:
     def put(array: np.ndarray) -> Tensor:
-        return torch.as_tensor(array, device=device)
+        return torch.as_tensor(np.ascontiguousarray(array), device=device)
 
+    rows = put(table.rows[None] == np.arange(table.num_rows)[:, None])
     return _Terms(
-        columns=tuple(tuple(put(column.copy()) for column in indices.T) for indices in table.monomials),
-        terms=put(table.monomial_of_term),
-        bounds=tuple(np.searchsorted(table.rows, np.arange(table.num_rows + 1)).tolist()),
+        factors=tuple(put(column) for column in table.factors.T),
+        sum_MT=rows.to(dtype),
         mix=tuple((put(terms), put(matrix)) for terms, matrix in table.mix),
     )
 
@@ -132,7 +140,7 @@ def fold_contraction(weights: Sequence[Tensor], table: ContractionTable) -> Tens
     """
     num_species, _, num_channels = weights[0].shape
     folded = weights[0].new_zeros(num_species, len(table.rows), num_channels, dtype=torch.float64)
-    for weight, (terms, matrix) in zip(weights, _terms(table, weights[0].device).mix, strict=True):
+    for weight, (terms, matrix) in zip(weights, _terms(table, torch.float64, weights[0].device).mix, strict=True):
         folded = folded.index_add(1, terms, matrix @ weight.double())
     return folded.to(weights[0].dtype)
 
@@ -143,20 +151,10 @@ def symmetric_contraction(a_NMC: Tensor, coefficients_STC: Tensor, groups: Speci
     Batatia et al., MACE (2022), equations 10 and 11.
     """
 
-    on_device = _terms(table, a_NMC.device)
-
-    def of_species(species: int, a_nMC: Tensor) -> Tensor:
-        monomials = []
-        for columns in on_device.columns:
-            product = a_nMC[:, columns[0]]
-            for column in columns[1:]:
-                product = product * a_nMC[:, column]
-            monomials.append(product)
-        monomial_nQC = torch.cat(monomials, dim=1)
-        rows = [
-            (monomial_nQC[:, on_device.terms[start:stop]] * coefficients_STC[species, start:stop]).sum(1)
-            for start, stop in zip(on_device.bounds, on_device.bounds[1:], strict=False)
-        ]
-        return torch.stack(rows, dim=1)
-
-    return groups.apply(of_species, a_NMC)
+    factors, sum_MT, _ = _terms(table, a_NMC.dtype, a_NMC.device)
+    # A component that is one everywhere fills up the terms of lower order.
+    a_SAMC = nn.functional.pad(groups.gather(a_NMC), (0, 0, 0, 1), value=1.0)
+    terms_SATC = coefficients_STC.index_select(0, groups.present_S).unsqueeze(1)
+    for column in factors:
+        terms_SATC = terms_SATC * a_SAMC.index_select(2, column)
+    return groups.scatter(sum_MT @ terms_SATC)

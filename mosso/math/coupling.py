@@ -145,17 +145,16 @@ class ContractionTable:
     Made from dense U tensors, whose permutations of one monomial are summed: exact for any U, symmetric or not.
 
     Attributes:
-        monomials: per order nu, (Q_nu, nu) component indices of A, ascending within a row.
+        factors: (T, max order) component indices of A that each term multiplies, ascending; a term of lower order
+            is filled up with the index M, one past the last component, which stands for the constant one.
         rows: (T,) output component of each term, ascending.
-        monomial_of_term: (T,) index into the monomials of all orders laid end to end.
-        mix: per (degree, order) in the order of the U tensors, the terms it feeds (T', ) and its (T', K) matrix,
+        mix: per (degree, order) in the order of the U tensors, the terms it feeds (T',) and its (T', K) matrix,
             so that coefficients = mix @ weights.
         num_rows: components of the output.
     """
 
-    monomials: tuple[np.ndarray, ...]
+    factors: np.ndarray
     rows: np.ndarray
-    monomial_of_term: np.ndarray
     mix: tuple[tuple[np.ndarray, np.ndarray], ...]
     num_rows: int
 
@@ -163,33 +162,21 @@ class ContractionTable:
 def contraction_table(u_tensors: list[list[np.ndarray]]) -> ContractionTable:
     """Table for ``u_tensors[degree][nu - 1]`` of shape (2L + 1, M, .., M, K); degrees are stacked along the output."""
     max_order = max(len(tensors) for tensors in u_tensors)
-    sparse: list[tuple[np.ndarray, np.ndarray, np.ndarray, int]] = []  # rows, sorted indices, K matrix, order
+    one = u_tensors[0][0].shape[1]
+    keys, matrices = [], []  # per U tensor: (row, factors) of its terms, and their K columns
     start = 0
     for tensors in u_tensors:
         for order, u in enumerate(tensors, start=1):
             where = np.argwhere((u != 0).any(axis=-1))
-            values = u[tuple(where.T)]
-            keys = np.concatenate([where[:, :1] + start, np.sort(where[:, 1:], axis=1)], axis=1)
-            unique, inverse = np.unique(keys, axis=0, return_inverse=True)
-            summed = np.zeros((len(unique), u.shape[-1]))
-            np.add.at(summed, inverse.ravel(), values)
-            sparse.append((unique[:, 0], unique[:, 1:], summed, order))
+            filled = np.full((len(where), max_order - order), one)
+            key = np.concatenate([where[:, :1] + start, np.sort(where[:, 1:], axis=1), filled], axis=1)
+            unique, inverse = np.unique(key, axis=0, return_inverse=True)
+            matrix = np.zeros((len(unique), u.shape[-1]))
+            np.add.at(matrix, inverse.ravel(), u[tuple(where.T)])
+            keys.append(unique)
+            matrices.append(matrix)
         start += tensors[0].shape[0]
-
-    monomials, first = [], {}
-    offset = 0
-    for order in range(1, max_order + 1):
-        parts = [indices for _, indices, _, of_order in sparse if of_order == order]
-        unique = np.unique(np.concatenate(parts), axis=0)
-        monomials.append(unique)
-        first.update({tuple(row): offset + i for i, row in enumerate(unique.tolist())})
-        offset += len(unique)
-
-    terms = sorted({(int(r), first[tuple(m)]) for rows, indices, _, _ in sparse for r, m in zip(rows, indices.tolist(), strict=True)})
-    number = {term: i for i, term in enumerate(terms)}
-    mix = tuple(
-        (np.array([number[int(r), first[tuple(m)]] for r, m in zip(rows, indices.tolist(), strict=True)], dtype=np.int64), matrix)
-        for rows, indices, matrix, _ in sparse
-    )
-    rows_T, monomial_T = (np.array(column, dtype=np.int64) for column in zip(*terms, strict=True))
-    return ContractionTable(tuple(monomials), rows_T, monomial_T, mix, start)
+    # Terms of different order never coincide, so each one belongs to exactly one U tensor.
+    terms, number = np.unique(np.concatenate(keys), axis=0, return_inverse=True)
+    numbers = np.split(number.ravel(), np.cumsum([len(key) for key in keys])[:-1])
+    return ContractionTable(terms[:, 1:], terms[:, 0], tuple(zip(numbers, matrices, strict=True)), start)

@@ -1,0 +1,5 @@
+"""``python -m mosso.cli``."""
+
+from mosso.cli import main
+
+main()

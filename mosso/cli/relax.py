@@ -1,0 +1,120 @@
+"""``mosso relax``: structures to their nearest minimum."""
+
+from pathlib import Path
+from time import perf_counter
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from mosso.cli import options
+from mosso.cli.batches import batches
+from mosso.cli.loading import load_potential
+from mosso.cli.output import Bar, check_out, note, print_json, print_pairs, print_table
+
+if TYPE_CHECKING:
+    from mosso.data.structure import Structure
+    from mosso.dynamics.relax import RelaxRow
+    from mosso.engine.potential import Potential
+
+_ROWS_SHOWN = 20
+
+
+def relax(
+    structures: options.Structures,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Write the relaxed structures here (.extxyz).")],
+    model: options.Model = options.DEFAULT_MODEL,
+    fmax: Annotated[float, typer.Option(help="Stop when the largest force on an atom is below this (eV/A).")] = 0.01,
+    steps: Annotated[int, typer.Option(help="Give up after so many steps.")] = 500,
+    cell: Annotated[bool, typer.Option("--cell", help="Relax the cells as well.")] = False,
+    pressure: Annotated[float, typer.Option(help="External pressure (bar); with --cell.")] = 0.0,
+    device: options.Device = "auto",
+    precision: options.PrecisionName = "fp64",
+    head: options.Head = None,
+    progress: options.Progress = True,
+    as_json: options.Json = False,
+) -> None:
+    """Relax structures, many at once.
+
+    Computes in fp64 unless told otherwise. An existing output file is replaced, at the end and as a whole. The exit code is 0
+    even when some structures did not converge; the table says which.
+    """
+    from mosso.data.readers import read_structures
+    from mosso.data.writers import FORMATS, write_frames
+
+    check_out(out, tuple(FORMATS))
+    frames = read_structures(structures)
+    pot = load_potential(model, device, precision, head, progress=progress)
+    started = perf_counter()
+    rows: list[dict[str, Any]] = []
+    relaxed: list[Structure] = []
+    with Bar("Relaxing", total=len(frames), wanted=progress) as bar:
+        for batch in batches(frames, pot):
+            new_rows, new = relax_batch(pot, batch, bar, fmax=fmax, steps=steps, cell=cell, pressure=pressure)
+            rows += new_rows
+            relaxed += new
+    seconds = perf_counter() - started
+    write_frames(out, relaxed)
+    if as_json:
+        print_json(document(pot, rows, seconds, out))
+    else:
+        show(pot, rows, seconds)
+        note(f"Wrote {out}.")
+
+
+def relax_batch(
+    pot: "Potential", structures: list["Structure"], bar: Bar, **options: Any
+) -> tuple[list[dict[str, Any]], list["Structure"]]:
+    """Structures of one batch relaxed, and a row for each of them."""
+    from mosso.dynamics.relax import relax as relax_together
+
+    before = bar.done
+    first: list[float] = []
+
+    def on_step(row: "RelaxRow") -> None:
+        first.extend(row.energies if row.step == 0 else ())
+        bar.move_to(before + int(row.converged.sum()), f"step {row.step}, largest force {row.max_forces.max():.3f} eV/A")
+
+    result = relax_together(pot, structures, on_step=on_step, **options)
+    bar.move_to(before + len(structures))
+    rows = [
+        {
+            "num_atoms": len(structure),
+            "converged": bool(result.converged[b]),
+            "steps": int(result.num_steps[b]),
+            "energy_start": float(first[b]),
+            "energy": float(result.energies[b]),
+            "max_force": float(result.max_forces[b]),
+            "volume": structure.volume or None,
+        }
+        for b, structure in enumerate(result.structures)
+    ]
+    return rows, result.structures
+
+
+def document(pot: "Potential", rows: list[dict[str, Any]], seconds: float, out: Path) -> dict[str, Any]:
+    """What ``--json`` prints."""
+    return {
+        "model": pot.name, "precision": pot.precision.name, "device": str(pot.device), "head": pot.head, "out": out, "seconds": seconds,
+        "num_structures": len(rows), "num_converged": sum(row["converged"] for row in rows), "structures": rows,
+    }  # fmt: skip
+
+
+def show(pot: "Potential", rows: list[dict[str, Any]], seconds: float) -> None:
+    """The same for people; a long list is cut."""
+    done = sum(row["converged"] for row in rows)
+    title = f"{pot.name}, {pot.precision.name} on {pot.device}: {done} of {len(rows)} converged in {seconds:.1f} s"
+    # those that failed are what a long table is read for
+    listed = list(enumerate(rows)) if len(rows) <= _ROWS_SHOWN else [(i, row) for i, row in enumerate(rows) if not row["converged"]]
+    if not listed:
+        most = max(row["steps"] for row in rows)
+        print_pairs(title, [("steps", f"{most} at most"), ("largest force", f"{max(row['max_force'] for row in rows):.4f} eV/A")])
+        return
+    columns = ("structure", "atoms", "converged", "steps", "energy (eV)", "change (eV)", "largest force (eV/A)")
+    cells = [
+        (str(i), str(row["num_atoms"]), "yes" if row["converged"] else "NO", str(row["steps"]), f"{row['energy']:.6f}",
+         f"{row['energy'] - row['energy_start']:.6f}", f"{row['max_force']:.4f}")
+        for i, row in listed[:_ROWS_SHOWN]
+    ]  # fmt: skip
+    print_table(title, columns, cells, numeric=7)
+    if len(listed) > _ROWS_SHOWN:
+        note(f"... and {len(listed) - _ROWS_SHOWN} more that did not converge; --json lists all.")

@@ -1,0 +1,1 @@
+"""Molecular dynamics and relaxation of many systems at once, with positions and momenta on the device."""

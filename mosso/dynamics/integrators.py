@@ -1,0 +1,265 @@
+"""Ensembles and their steps: NVE, Langevin, Nose-Hoover chains, stochastic cell rescaling.
+
+A step is a function from State to State in plain tensor operations over all atoms of all systems, with one evaluation
+of the forces; it reads nothing back to the host.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from mosso.data.structure import Batch
+from mosso.dynamics import noise
+from mosso.dynamics.state import Evaluation, State, evaluation_fields, kinetic_energy, pressure, virial_pressure
+from mosso.dynamics.units import BAR, FS, KB
+
+Evaluate = Callable[[Batch], Evaluation]
+
+
+@dataclass(frozen=True)
+class Ensemble:
+    """What the loop asks of an ensemble. Times are in fs, temperatures in K."""
+
+    conserves_momentum: ClassVar[bool] = False
+    needs_stress: ClassVar[bool] = False
+
+    def prepare(self, state: State) -> State:
+        """The state with what the thermostat carries along; ValueError when the systems do not fit the ensemble."""
+        return replace(state, chain_B2M=state.chain_B2M[:, :, :0])
+
+    def step(self, state: State, timestep: float, evaluate: Evaluate) -> State:
+        raise NotImplementedError
+
+    def degrees_of_freedom(self, state: State) -> Tensor:
+        """(B,) how many momenta carry kT/2 of kinetic energy.
+
+        3 N - 3 (molecules: 3 N - 6, or 3 N - 5 when linear; one atom: 3) where the momentum is conserved and starts at
+        zero. 3 N under Langevin noise, which thermalises the motion of the centre of mass like any other.
+        """
+        return 3 * state.counts_B - (state.conserved_B if self.conserves_momentum else 0)
+
+    def conserved_energy(self, state: State) -> Tensor:
+        """(B,) eV, constant up to the error of the integrator."""
+        return kinetic_energy(state) + state.energy_B - state.exchanged_B
+
+
+def temperature(state: State, ensemble: Ensemble) -> Tensor:
+    """(B,) float64, K."""
+    return 2.0 * kinetic_energy(state) / (KB * ensemble.degrees_of_freedom(state))
+
+
+def kick(state: State, dt: float) -> State:
+    """Momenta pushed by the forces for an internal time ``dt``."""
+    return replace(state, momenta_N3=state.momenta_N3 + dt * state.forces_N3)
+
+
+def drift(state: State, dt: float) -> State:
+    """Positions moved by the momenta for an internal time ``dt``; the forces are now those of old positions."""
+    positions_N3 = state.batch.positions_N3 + dt * state.momenta_N3 / state.masses_N.unsqueeze(1)
+    return replace(state, batch=replace(state.batch, positions_N3=positions_N3))
+
+
+def renew(state: State, evaluate: Evaluate) -> State:
+    """The forces at the present positions."""
+    return replace(state, **evaluation_fields(evaluate(state.batch)))
+
+
+def advance(state: State, timestep: float) -> State:
+    """Clock and step counter moved on by one step of ``timestep`` fs."""
+    return replace(state, step=state.step + 1, time=state.time + timestep)
+
+
+@dataclass(frozen=True)
+class NVE(Ensemble):
+    """Constant energy: velocity Verlet."""
+
+    conserves_momentum: ClassVar[bool] = True
+
+    def step(self, state: State, timestep: float, evaluate: Evaluate) -> State:
+        dt = timestep * FS
+        state = drift(kick(state, dt / 2), dt)
+        return advance(kick(renew(state, evaluate), dt / 2), timestep)
+
+
+@dataclass(frozen=True)
+class Langevin(Ensemble):
+    """Constant temperature by friction and noise: the BAOAB splitting (Leimkuhler & Matthews, Appl. Math. Res. Express 2013, 34).
+
+    Attributes:
+        temperature: K.
+        friction: 1/fs.
+    """
+
+    temperature: float
+    friction: float = 0.01
+
+    def __post_init__(self) -> None:
+        _require(self.temperature >= 0.0, f"temperature is {self.temperature} K: give zero or more.")
+        _require(self.friction >= 0.0, f"friction is {self.friction} 1/fs: give zero or more (0.01 is usual).")
+
+    def step(self, state: State, timestep: float, evaluate: Evaluate) -> State:
+        dt = timestep * FS
+        state = drift(kick(state, dt / 2), dt / 2)
+        state = drift(thermalise(state, self.temperature, self.friction * timestep), dt / 2)
+        return advance(kick(renew(state, evaluate), dt / 2), timestep)
+
+
+def thermalise(state: State, kelvin: float, decay: float) -> State:
+    """The exact Ornstein-Uhlenbeck step on momenta: p' = c p + sqrt((1 - c^2) m kT) noise with c = exp(-decay)."""
+    normal_N3 = noise.gaussian(state.seeds_N, state.index_N, state.step, noise.THERMOSTAT)
+    width_N1 = torch.sqrt(state.masses_N * (-math.expm1(-2.0 * decay) * KB * kelvin)).unsqueeze(1)
+    after = replace(state, momenta_N3=math.exp(-decay) * state.momenta_N3 + width_N1 * normal_N3)
+    heat_B = kinetic_energy(after) - kinetic_energy(state)
+    return replace(after, exchanged_B=state.exchanged_B + heat_B)
+
+
+@dataclass(frozen=True)
+class StochasticCellRescaling(Ensemble):
+    """Constant temperature and isotropic pressure (Bernetti & Bussi, J. Chem. Phys. 153, 114107 (2020)) over BAOAB.
+
+    lambda = sqrt(V) follows the paper's equation with additive noise (their eq. for lambda, k = kT),
+        d lambda = -(beta lambda / 2 tau) (P0 - P - kT / 2 V) dt + sqrt(kT beta / 2 tau) dW,
+    by one Euler-Maruyama step at the start of the time step, where forces and stress belong to the positions; positions
+    scale with the cell, momenta inversely. The volume samples V^N exp(-P0 V / kT) up to an error of the order of dt / tau.
+
+    Attributes:
+        temperature: K.
+        pressure: bar.
+        friction: 1/fs, of the thermostat.
+        barostat_time: tau in fs.
+        compressibility: beta in 1/bar; a rough value will do, only beta / tau matters. The default is water's.
+    """
+
+    temperature: float
+    pressure: float = 1.01325
+    friction: float = 0.01
+    barostat_time: float = 1000.0
+    compressibility: float = 4.6e-5
+
+    needs_stress: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        Langevin(self.temperature, self.friction)
+        _require(math.isfinite(self.pressure), f"pressure is {self.pressure} bar: give a finite number.")
+        _require(self.barostat_time > 0.0, f"barostat_time is {self.barostat_time} fs: give a positive time (1000 is usual).")
+        _require(self.compressibility > 0.0, f"compressibility is {self.compressibility} 1/bar: give a positive number.")
+
+    def prepare(self, state: State) -> State:
+        if not bool(state.batch.pbc_B3.all()):
+            raise ValueError("Constant pressure needs cells periodic in all three directions: use Langevin or NVE otherwise.")
+        return super().prepare(state)
+
+    def step(self, state: State, timestep: float, evaluate: Evaluate) -> State:
+        dt = timestep * FS
+        pressure_B, virial_B = pressure(state), virial_pressure(state)
+        kicked = kick(state, dt / 2)
+        state = self._rescale(kicked, pressure_B, timestep)
+        heat_B = kinetic_energy(state) - kinetic_energy(kicked)
+        change_B = state.batch.volume_B - kicked.batch.volume_B
+        state = drift(state, dt / 2)
+        state = drift(thermalise(state, self.temperature, self.friction * timestep), dt / 2)
+        state = kick(renew(state, evaluate), dt / 2)
+        # The noise makes (dV)^2 of first order in dt, so the work on the interactions needs the trapezoid rule.
+        work_B = heat_B - 0.5 * (virial_B + virial_pressure(state)) * change_B
+        return advance(replace(state, exchanged_B=state.exchanged_B + work_B), timestep)
+
+    def _rescale(self, state: State, pressure_B: Tensor, timestep: float) -> State:
+        """Cell, positions and momenta after the volume's step."""
+        batch, kelvin = state.batch, KB * self.temperature
+        rate = self.compressibility / BAR * timestep / self.barostat_time  # A^3/eV
+        first_B = torch.zeros_like(state.seeds_B)
+        normal_B = noise.gaussian(state.seeds_B, first_B, state.step, noise.BAROSTAT)[:, 0]
+        volume_B = batch.volume_B
+        root_B = torch.sqrt(volume_B)
+        excess_B = self.pressure * BAR - pressure_B - kelvin / (2.0 * volume_B)
+        root_new_B = root_B - 0.5 * rate * root_B * excess_B + math.sqrt(0.5 * kelvin * rate) * normal_B
+        scale_B = (root_new_B / root_B).square().pow(1.0 / 3.0)
+        scale_N1 = scale_B[batch.system_N].unsqueeze(1)
+        cell_B33 = batch.cell_B33 * scale_B[:, None, None]
+        scaled = replace(batch, positions_N3=batch.positions_N3 * scale_N1, cell_B33=cell_B33)
+        return replace(state, batch=scaled, momenta_N3=state.momenta_N3 / scale_N1)
+
+
+_SUZUKI_YOSHIDA = (1.0 / (2.0 - 2.0 ** (1.0 / 3.0)), 1.0 - 2.0 / (2.0 - 2.0 ** (1.0 / 3.0)), 1.0 / (2.0 - 2.0 ** (1.0 / 3.0)))
+
+
+@dataclass(frozen=True)
+class NoseHoover(Ensemble):
+    """Constant temperature by a deterministic chain of thermostats (Martyna et al., Mol. Phys. 87, 1117 (1996)).
+
+    Half a step of the chain (Suzuki-Yoshida of fourth order) on either side of velocity Verlet. The chain starts at rest
+    and is kept when a simulation goes on with the same number of thermostats.
+
+    Attributes:
+        temperature: K.
+        relaxation_time: fs; the masses of the chain are (dof) kT tau^2 and kT tau^2.
+        chain: number of thermostats.
+    """
+
+    temperature: float
+    relaxation_time: float = 100.0
+    chain: int = 3
+
+    conserves_momentum: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        _require(self.temperature > 0.0, f"temperature is {self.temperature} K: give a positive one.")
+        _require(self.relaxation_time > 0.0, f"relaxation_time is {self.relaxation_time} fs: give a positive time.")
+        _require(self.chain >= 1, f"chain is {self.chain}: give one thermostat or more.")
+
+    def prepare(self, state: State) -> State:
+        if state.chain_B2M.shape[2] == self.chain:
+            return state
+        return replace(state, chain_B2M=state.energy_B.new_zeros(state.energy_B.shape[0], 2, self.chain))
+
+    def step(self, state: State, timestep: float, evaluate: Evaluate) -> State:
+        state = self._half_chain(state, timestep * FS / 2)
+        moved = NVE().step(state, timestep, evaluate)
+        return self._half_chain(moved, timestep * FS / 2)
+
+    def conserved_energy(self, state: State) -> Tensor:
+        position_BM, velocity_BM = state.chain_B2M.unbind(1)
+        mass_BM, kelvin = self._masses(state), KB * self.temperature
+        weight_B = self.degrees_of_freedom(state)
+        chain_B = (0.5 * mass_BM * velocity_BM.square()).sum(1) + kelvin * (weight_B * position_BM[:, 0] + position_BM[:, 1:].sum(1))
+        return super().conserved_energy(state) + chain_B
+
+    def _masses(self, state: State) -> Tensor:
+        weight_BM = torch.ones_like(state.chain_B2M[:, 0])
+        weight_BM[:, 0] = self.degrees_of_freedom(state).to(weight_BM.dtype)
+        return weight_BM * (KB * self.temperature * (self.relaxation_time * FS) ** 2)
+
+    def _half_chain(self, state: State, dt: float) -> State:
+        """Chain moved by an internal time ``dt``, and the momenta scaled by what it did to them."""
+        kelvin, last = KB * self.temperature, self.chain - 1
+        position_BM, velocity_BM = state.chain_B2M.unbind(1)
+        x, v, mass = list(position_BM.unbind(1)), list(velocity_BM.unbind(1)), self._masses(state).unbind(1)
+        weight_B = self.degrees_of_freedom(state)
+        twice_kinetic_B = 2.0 * kinetic_energy(state)
+        scale_B = torch.ones_like(twice_kinetic_B)
+
+        def push(link: int, h: float) -> None:
+            force_B = mass[link - 1] * v[link - 1].square() - kelvin if link else twice_kinetic_B - weight_B * kelvin
+            damp_B = torch.exp(-0.25 * h * v[link + 1]) if link < last else 1.0
+            v[link] = (v[link] * damp_B + 0.5 * h * force_B / mass[link]) * damp_B
+
+        for weight in _SUZUKI_YOSHIDA:
+            h = weight * dt
+            for link in range(last, -1, -1):
+                push(link, h)
+            factor_B = torch.exp(-h * v[0])
+            scale_B, twice_kinetic_B = scale_B * factor_B, twice_kinetic_B * factor_B.square()
+            x = [position_B + h * velocity_B for position_B, velocity_B in zip(x, v, strict=True)]
+            for link in range(last + 1):
+                push(link, h)
+        momenta_N3 = state.momenta_N3 * scale_B[state.batch.system_N].unsqueeze(1)
+        return replace(state, momenta_N3=momenta_N3, chain_B2M=torch.stack([torch.stack(x, 1), torch.stack(v, 1)], 1))
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ValueError(message)

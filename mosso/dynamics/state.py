@@ -1,0 +1,222 @@
+"""State: everything a simulation is at one step, and how it starts."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from mosso.data.structure import Batch, Structure
+from mosso.dynamics import noise
+from mosso.dynamics.units import ATOMIC_MASSES, KB
+from mosso.graph.graph import Graph
+
+
+class Evaluation(Protocol):
+    """What a force field says of a batch."""
+
+    @property
+    def energy(self) -> Tensor: ...  # (B,) float64, eV
+
+    @property
+    def forces(self) -> Tensor | None: ...  # (N, 3) float64, eV/A; always there when dynamics ask
+
+    @property
+    def stress(self) -> Tensor | None: ...  # (B, 3, 3) float64, eV/A^3, tension positive; None when not asked
+
+
+class ForceField(Protocol):
+    """What the dynamics need of a potential."""
+
+    @property
+    def device(self) -> torch.device: ...
+
+    @property
+    def cutoff(self) -> float: ...  # Angstrom
+
+    def batch(self, structures: Iterable[Any]) -> Batch: ...  # refuses charges and spins it does not stand for
+
+    def graph(self, batch: Batch) -> Graph: ...
+
+    def evaluate(self, batch: Batch, graph: Graph, *, stress: bool = False) -> Evaluation: ...
+
+
+@dataclass(frozen=True, eq=False)
+class State:
+    """B systems of N atoms in motion, on one device. Steps return a new State.
+
+    Attributes:
+        batch: numbers, positions (float64, A, never wrapped), cells.
+        momenta_N3: (N, 3) float64, sqrt(eV amu) (ASE's unit), at the same time as the positions.
+        masses_N: (N,) float64, amu.
+        index_N: (N,) int64, index of the atom within its system.
+        counts_B: (B,) int64, atoms per system.
+        conserved_B: (B,) int64, momenta that stay zero where nothing pushes the system as a whole: 3 for the centre of
+            mass, and for molecules 3 more for the rotation (2 when linear); 0 for a single atom, whose drift is kept.
+        seeds_B: (B,) int64; with ``step`` the whole state of the random numbers.
+        energy_B, forces_N3, stress_B33: eV, eV/A, eV/A^3 at these positions; stress is None when not asked for and
+            means nothing for systems without a volume.
+        step: () int64.
+        time: () float64, fs.
+        exchanged_B: (B,) float64, eV, energy received so far from thermostat and barostat.
+        chain_B2M: (B, 2, M) float64, positions and velocities of a Nose-Hoover chain; M = 0 without one.
+    """
+
+    batch: Batch
+    momenta_N3: Tensor
+    masses_N: Tensor
+    index_N: Tensor
+    counts_B: Tensor
+    conserved_B: Tensor
+    seeds_B: Tensor
+    energy_B: Tensor
+    forces_N3: Tensor
+    stress_B33: Tensor | None
+    step: Tensor
+    time: Tensor
+    exchanged_B: Tensor
+    chain_B2M: Tensor
+
+    @property
+    def seeds_N(self) -> Tensor:
+        return self.seeds_B[self.batch.system_N]
+
+
+def sum_systems(values_N: Tensor, counts_B: Tensor) -> Tensor:
+    """(B, ...) sums of (N, ...) over the atoms of each system.
+
+    The order of additions depends on the system alone: no atomics, the same bits in any batch.
+    """
+    return torch.segment_reduce(values_N, "sum", lengths=counts_B, axis=0, unsafe=True, initial=0)
+
+
+def max_systems(values_N: Tensor, counts_B: Tensor) -> Tensor:
+    """(B,) largest of (N,) non-negative values in each system; NaN stays NaN."""
+    return torch.segment_reduce(values_N, "max", lengths=counts_B, axis=0, unsafe=True, initial=0)
+
+
+def kinetic_energy(state: State) -> Tensor:
+    """(B,) float64, eV."""
+    return sum_systems(state.momenta_N3.square().sum(1) / (2.0 * state.masses_N), state.counts_B)
+
+
+def virial_pressure(state: State) -> Tensor:
+    """(B,) float64, eV/A^3: -tr(stress) / 3, what the atoms' interactions contribute. Needs the stress."""
+    assert state.stress_B33 is not None
+    return -state.stress_B33.diagonal(dim1=1, dim2=2).sum(1) / 3.0
+
+
+def pressure(state: State) -> Tensor:
+    """(B,) float64, eV/A^3: 2 K / 3 V of the ideal gas and the virial."""
+    return 2.0 * kinetic_energy(state) / (3.0 * state.batch.volume_B) + virial_pressure(state)
+
+
+def make_batch(potential: ForceField, structures: Any) -> tuple[list[Structure], Batch]:
+    """One structure or several (mosso or ASE), checked, and as a batch on the potential's device."""
+    single = isinstance(structures, Structure) or hasattr(structures, "positions") or not isinstance(structures, Iterable)
+    checked = [Structure.of(s) for s in ([structures] if single else structures)]
+    if not checked:
+        raise ValueError("No structures given: pass at least one.")
+    for b, structure in enumerate(checked):
+        if len(structure) == 0:
+            raise ValueError(f"Structure {b} has no atoms: remove it from the input.")
+    return checked, potential.batch(checked)
+
+
+def start(
+    potential: ForceField,
+    structures: Any,
+    temperature: float,
+    seed: int | Sequence[int] = 0,
+    *,
+    masses: Sequence[float] | Tensor | None = None,
+) -> State:
+    """The state at step 0 with Maxwell-Boltzmann velocities.
+
+    Momenta are drawn at ``temperature`` and not rescaled, so that they are a sample of the ensemble; the drift of the
+    centre of mass is removed, and the rotation of systems without any periodic direction.
+
+    Args:
+        potential: gives device, energy and forces.
+        structures: one or several structures (mosso.Structure or ase.Atoms).
+        temperature: K; 0 for atoms at rest.
+        seed: system b uses ``seed + b``; a sequence gives each system its own. The same seed gives a system
+            the same trajectory alone and in any batch.
+        masses: (N,) amu, for isotopes; standard atomic weights by default.
+    """
+    if not temperature >= 0.0:
+        raise ValueError(f"The starting temperature is {temperature} K: give zero or more.")
+    _, batch = make_batch(potential, structures)
+    device, num_systems = batch.positions_N3.device, batch.num_systems
+    seeds = [seed + b for b in range(num_systems)] if isinstance(seed, int) else [int(s) for s in seed]
+    if len(seeds) != num_systems:
+        raise ValueError(f"{len(seeds)} seeds for {num_systems} systems: give one integer or one per system.")
+    masses_N = _masses(batch, masses)
+    counts_B = torch.tensor([b - a for a, b in zip(batch.offsets, batch.offsets[1:], strict=False)], device=device)
+    index_N = torch.arange(batch.num_atoms, device=device) - torch.tensor(batch.offsets[:-1], device=device)[batch.system_N]
+    seeds_B = torch.tensor(seeds, dtype=torch.int64, device=device)
+    step = torch.zeros((), dtype=torch.int64, device=device)
+    zero_B = torch.zeros(num_systems, dtype=torch.float64, device=device)
+
+    normal_N3 = noise.gaussian(seeds_B[batch.system_N], index_N, step, noise.VELOCITIES)
+    momenta_N3 = torch.sqrt(masses_N * (KB * temperature)).unsqueeze(1) * normal_N3
+    momenta_N3, conserved_B = remove_drift(batch, momenta_N3, masses_N, counts_B)
+
+    output = potential.evaluate(batch, potential.graph(batch), stress=bool(batch.pbc_B3.all(1).any()))
+    return State(
+        batch=batch,
+        momenta_N3=momenta_N3,
+        masses_N=masses_N,
+        index_N=index_N,
+        counts_B=counts_B,
+        conserved_B=conserved_B,
+        seeds_B=seeds_B,
+        step=step,
+        time=torch.zeros((), dtype=torch.float64, device=device),
+        exchanged_B=zero_B,
+        chain_B2M=zero_B.new_zeros(num_systems, 2, 0),
+        **evaluation_fields(output),
+    )
+
+
+def evaluation_fields(output: Evaluation) -> dict[str, Any]:
+    """The fields of State that an evaluation fills, as copies: the potential may reuse its buffers."""
+    assert output.forces is not None
+    stress_B33 = None if output.stress is None else output.stress.detach().clone()
+    return {"energy_B": output.energy.detach().clone(), "forces_N3": output.forces.detach().clone(), "stress_B33": stress_B33}
+
+
+def _masses(batch: Batch, masses: Sequence[float] | Tensor | None) -> Tensor:
+    device = batch.positions_N3.device
+    if masses is None:
+        return torch.tensor(ATOMIC_MASSES, dtype=torch.float64, device=device)[batch.numbers_N]
+    masses_N = torch.as_tensor(masses, dtype=torch.float64).to(device)
+    if masses_N.shape != batch.numbers_N.shape or not bool((masses_N > 0).all()):
+        raise ValueError(f"masses must be {batch.num_atoms} positive numbers in amu, one per atom.")
+    return masses_N
+
+
+def remove_drift(batch: Batch, momenta_N3: Tensor, masses_N: Tensor, counts_B: Tensor) -> tuple[Tensor, Tensor]:
+    """(N, 3) momenta without centre-of-mass motion and, for systems without periodic directions, without rotation;
+    and (B,) int64, how many momenta that removed. A single atom is left as it is."""
+    system_N = batch.system_N
+    several_B = counts_B > 1
+    total_B1 = sum_systems(masses_N, counts_B).unsqueeze(1)
+    velocity_B3 = sum_systems(momenta_N3, counts_B) / total_B1 * several_B.unsqueeze(1)
+    momenta_N3 = momenta_N3 - masses_N.unsqueeze(1) * velocity_B3[system_N]
+
+    centre_B3 = sum_systems(masses_N.unsqueeze(1) * batch.positions_N3, counts_B) / total_B1
+    arm_N3 = batch.positions_N3 - centre_B3[system_N]
+    square_N11 = arm_N3.square().sum(1)[:, None, None]
+    eye_33 = torch.eye(3, dtype=arm_N3.dtype, device=arm_N3.device)
+    inertia_N33 = masses_N[:, None, None] * (square_N11 * eye_33 - arm_N3.unsqueeze(2) * arm_N3.unsqueeze(1))
+    inertia_B33 = sum_systems(inertia_N33.reshape(-1, 9), counts_B).reshape(-1, 3, 3)
+    # The tolerance decides when a molecule counts as linear, with no moment of inertia about its axis.
+    inverse_B33 = torch.linalg.pinv(inertia_B33, rtol=1e-8, hermitian=True)
+    angular_B3 = sum_systems(torch.linalg.cross(arm_N3, momenta_N3), counts_B)
+    free_B = several_B & ~batch.pbc_B3.any(1)
+    rotation_B3 = (inverse_B33 @ angular_B3.unsqueeze(2)).squeeze(2) * free_B.unsqueeze(1)
+    momenta_N3 = momenta_N3 - masses_N.unsqueeze(1) * torch.linalg.cross(rotation_B3[system_N], arm_N3)
+    rank_B = torch.linalg.matrix_rank(inertia_B33, rtol=1e-8, hermitian=True)
+    return momenta_N3, 3 * several_B + rank_B * free_B

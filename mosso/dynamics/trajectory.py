@@ -1,0 +1,225 @@
+"""Files a simulation writes as it goes: trajectories (extended xyz, ASE .traj) and the log table (CSV).
+
+What has been written stays readable whatever happens later: each frame goes out in one piece and is flushed, and going
+on after an interruption first cuts what is incomplete or lies beyond the step one resumes from.
+"""
+
+import os
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO, Self
+
+import numpy as np
+import torch
+
+from mosso.data.atomic import atomic_path
+from mosso.dynamics.simulate import LogRow
+from mosso.dynamics.state import State
+from mosso.models.base import name_elements
+
+
+class _Closing:
+    """``with`` for things with close()."""
+
+    def close(self) -> None:
+        raise NotImplementedError
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+
+class TrajectoryWriter(_Closing):
+    """Writes States as frames; to be given to ``simulate`` as ``on_frame``.
+
+    A frame has positions, cell, energy, forces, stress when there, momenta (ASE's unit), and in its info ``step``, ``time``
+    (fs) and, when there are several, ``system``; the frames of all systems at one step follow each other.
+
+    Args:
+        path: ``.extxyz`` or ``.xyz`` for extended xyz, ``.traj`` for ASE's format.
+        append: keep what is there.
+        last_step: with ``append``, the step one resumes from; later frames are cut.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], append: bool = False, last_step: int | None = None) -> None:
+        self.path = Path(path)
+        writers: dict[str, Callable[..., _Extxyz | _Traj]] = {".extxyz": _Extxyz, ".xyz": _Extxyz, ".traj": _Traj}
+        if self.path.suffix not in writers:
+            raise ValueError(f"Trajectories are written as .extxyz, .xyz or .traj, not {self.path.suffix or 'without a suffix'}: {path}.")
+        self._writer = writers[self.path.suffix](self.path, append and self.path.exists(), last_step)
+
+    def __call__(self, state: State) -> None:
+        for frame in _frames(state):
+            self._writer.write(frame)
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+def _frames(state: State) -> Iterator[dict[str, Any]]:
+    """One dictionary of host arrays per system."""
+    batch = state.batch
+    per_atom = {"numbers": batch.numbers_N, "positions": batch.positions_N3, "momenta": state.momenta_N3, "forces": state.forces_N3}
+    per_atom["masses"] = state.masses_N
+    per_system = {"cell": batch.cell_B33, "pbc": batch.pbc_B3, "energy": state.energy_B}
+    if state.stress_B33 is not None:
+        per_system["stress"] = state.stress_B33
+    atoms = {name: _host(value) for name, value in per_atom.items()}
+    systems = {name: _host(value) for name, value in per_system.items()}
+    info = {"step": int(state.step), "time": float(state.time)}
+    for b, (first, last) in enumerate(zip(batch.offsets, batch.offsets[1:], strict=False)):
+        frame: dict[str, Any] = {name: value[first:last] for name, value in atoms.items()}
+        frame |= {name: value[b] for name, value in systems.items()}
+        frame["info"] = {**info, "system": b} if batch.num_systems > 1 else info
+        yield frame
+
+
+def _host(tensor: torch.Tensor) -> np.ndarray:
+    return tensor.detach().cpu().numpy()
+
+
+class _Extxyz:
+    """Extended xyz, each frame in one write."""
+
+    def __init__(self, path: Path, append: bool, last_step: int | None) -> None:
+        if append:
+            _cut(path, lambda file: _end_of_frames(file, last_step))
+        self._file = open(path, "ab" if append else "wb")  # noqa: SIM115
+
+    def write(self, frame: dict[str, Any]) -> None:
+        self._file.write(_extxyz(frame).encode())
+        self._file.flush()
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def _extxyz(frame: dict[str, Any]) -> str:
+    """One frame as text. Columns not periodic keep their lattice vectors where there are any."""
+
+    def matrix(values: np.ndarray) -> str:
+        return '"' + " ".join(f"{x:.12g}" for x in values.reshape(-1)) + '"'
+
+    numbers = frame["numbers"]
+    keys = [f"Lattice={matrix(frame['cell'])}"] if frame["cell"].any() else []
+    keys += ["Properties=species:S:1:pos:R:3:momenta:R:3:forces:R:3", f"energy={float(frame['energy'])!r}"]
+    if "stress" in frame and frame["pbc"].all():
+        keys.append(f"stress={matrix(frame['stress'])}")
+    keys += [f"{name}={value!r}" for name, value in frame["info"].items()]
+    keys.append('pbc="' + " ".join("T" if p else "F" for p in frame["pbc"]) + '"')
+    symbols = {int(z): name_elements([int(z)]) for z in np.unique(numbers)}
+    columns = np.concatenate([frame["positions"], frame["momenta"], frame["forces"]], axis=1)
+    row = "%-2s" + " %16.10f" * 3 + " %16.10f" * 3 + " %16.10f" * 3
+    lines = [row % (symbols[int(z)], *values) for z, values in zip(numbers, columns.tolist(), strict=True)]
+    return "\n".join([str(len(numbers)), " ".join(keys), *lines]) + "\n"
+
+
+def _end_of_frames(file: BinaryIO, last_step: int | None) -> int:
+    """Byte behind the last complete frame whose step is at most ``last_step``."""
+    end = 0
+    while line := file.readline():
+        if not line.strip().isdigit():
+            break
+        comment = file.readline()
+        lines = [comment, *(file.readline() for _ in range(int(line)))]
+        step = re.search(rb"(?:^|\s)step=(\d+)", comment)
+        if not lines[-1].endswith(b"\n") or (last_step is not None and step and int(step[1]) > last_step):
+            break
+        end = file.tell()
+    return end
+
+
+def _cut(path: Path, end: Callable[[BinaryIO], int]) -> None:
+    with open(path, "r+b") as file:
+        file.truncate(end(file))
+
+
+class _Traj:
+    """ASE's .traj; the format keeps a table of frames, complete after every write."""
+
+    def __init__(self, path: Path, append: bool, last_step: int | None) -> None:
+        from ase.io.trajectory import Trajectory
+
+        if append and last_step is not None:
+            with atomic_path(path) as temporary, Trajectory(str(temporary), "w") as kept, Trajectory(str(path), "r") as written:
+                for atoms in written:
+                    if atoms.info.get("step", 0) <= last_step:
+                        kept.write(atoms)
+        self._file = Trajectory(str(path), "a" if append else "w")
+
+    def write(self, frame: dict[str, Any]) -> None:
+        from ase import Atoms
+        from ase.calculators.singlepoint import SinglePointCalculator
+
+        kinds = ("numbers", "positions", "cell", "pbc", "momenta", "masses", "info")
+        atoms = Atoms(**{name: frame[name] for name in kinds})
+        results = {"energy": float(frame["energy"]), "forces": frame["forces"]}
+        if "stress" in frame and frame["pbc"].all():
+            results["stress"] = frame["stress"].reshape(9)[[0, 4, 8, 5, 2, 1]]
+        atoms.calc = SinglePointCalculator(atoms, **results)
+        self._file.write(atoms)
+
+    def close(self) -> None:
+        self._file.close()
+
+
+_COLUMNS = {
+    "potential_energy": "eV",
+    "kinetic_energy": "eV",
+    "total_energy": "eV",
+    "conserved_energy": "eV",
+    "temperature": "K",
+    "pressure": "bar",
+    "density": "g/cm3",
+    "max_force": "eV/A",
+}
+
+
+class LogWriter(_Closing):
+    """Writes LogRows as CSV, one line per system; to be given to ``simulate`` as ``on_log``.
+
+    The header names units in brackets. Pressure and density are empty where they have no meaning.
+
+    Args:
+        path: the file.
+        append: keep what is there.
+        last_step: with ``append``, the step one resumes from; later lines are cut.
+    """
+
+    HEADER = ",".join(["step", "time[ps]", "system", *(f"{name}[{unit}]" for name, unit in _COLUMNS.items())])
+
+    def __init__(self, path: str | os.PathLike[str], append: bool = False, last_step: int | None = None) -> None:
+        self.path = Path(path)
+        append = append and self.path.exists()
+        if append:
+            _cut(self.path, lambda file: _end_of_lines(file, last_step))
+        self._file = open(self.path, "a" if append else "w", encoding="utf-8", newline="\n")  # noqa: SIM115
+        if self._file.tell() == 0:
+            self._write(self.HEADER)
+
+    def __call__(self, row: LogRow) -> None:
+        columns = [getattr(row, name) for name in _COLUMNS]
+        for system in range(len(row.temperature)):
+            values = ("" if np.isnan(column[system]) else f"{column[system]:.10g}" for column in columns)
+            self._write(",".join([str(row.step), f"{row.time:.10g}", str(system), *values]))
+
+    def _write(self, line: str) -> None:
+        self._file.write(line + "\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def _end_of_lines(file: BinaryIO, last_step: int | None) -> int:
+    end = 0
+    while (line := file.readline()).endswith(b"\n"):
+        step = line.split(b",", 1)[0]
+        if step.isdigit() and last_step is not None and int(step) > last_step:
+            break
+        end = file.tell()
+    return end
