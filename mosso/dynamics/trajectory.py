@@ -42,7 +42,7 @@ class TrajectoryWriter(_Closing):
     Args:
         path: ``.extxyz`` or ``.xyz`` for extended xyz, ``.traj`` for ASE's format.
         append: keep what is there.
-        last_step: with ``append``, the step one resumes from; later frames are cut.
+        last_step: with ``append``, the step one resumes from; later frames are cut, those up to it not written again.
     """
 
     def __init__(self, path: str | os.PathLike[str], append: bool = False, last_step: int | None = None) -> None:
@@ -50,9 +50,13 @@ class TrajectoryWriter(_Closing):
         writers: dict[str, Callable[..., _Extxyz | _Traj]] = {".extxyz": _Extxyz, ".xyz": _Extxyz, ".traj": _Traj}
         if self.path.suffix not in writers:
             raise ValueError(f"Trajectories are written as .extxyz, .xyz or .traj, not {self.path.suffix or 'without a suffix'}: {path}.")
-        self._writer = writers[self.path.suffix](self.path, append and self.path.exists(), last_step)
+        append = append and self.path.exists() and self.path.stat().st_size > 0
+        self._writer = writers[self.path.suffix](self.path, append, last_step)
+        self._written = last_step if append and last_step is not None else -1
 
     def __call__(self, state: State) -> None:
+        if int(state.step) <= self._written:
+            return
         for frame in _frames(state):
             self._writer.write(frame)
 
@@ -187,14 +191,15 @@ class LogWriter(_Closing):
     Args:
         path: the file.
         append: keep what is there.
-        last_step: with ``append``, the step one resumes from; later lines are cut.
+        last_step: with ``append``, the step one resumes from; later lines are cut, those up to it not written again.
     """
 
     HEADER = ",".join(["step", "time[ps]", "system", *(f"{name}[{unit}]" for name, unit in _COLUMNS.items())])
 
     def __init__(self, path: str | os.PathLike[str], append: bool = False, last_step: int | None = None) -> None:
         self.path = Path(path)
-        append = append and self.path.exists()
+        append = append and self.path.exists() and self.path.stat().st_size > 0
+        self._written = last_step if append and last_step is not None else -1
         if append:
             _cut(self.path, lambda file: _end_of_lines(file, last_step))
         self._file = open(self.path, "a" if append else "w", encoding="utf-8", newline="\n")  # noqa: SIM115
@@ -202,6 +207,8 @@ class LogWriter(_Closing):
             self._write(self.HEADER)
 
     def __call__(self, row: LogRow) -> None:
+        if row.step <= self._written:
+            return
         columns = [getattr(row, name) for name in _COLUMNS]
         for system in range(len(row.temperature)):
             values = ("" if np.isnan(column[system]) else f"{column[system]:.10g}" for column in columns)

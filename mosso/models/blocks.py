@@ -15,13 +15,15 @@ class StockModule(nn.Module):
     ``state_dict`` therefore round-trips to the original checkpoint. In training mode the folded forms are
     recomputed in every forward pass and carry gradients to the stock weights; in evaluation mode they are
     made once and are constants.
+
+    Trainable weights are held in ``dtype``; constants stay in float64, so that nothing is lost on the way to a file.
     """
 
     def __init__(self, tensors: Mapping[str, Tensor], dtype: torch.dtype) -> None:
         super().__init__()
         self._folded: Any = None
         for name, tensor in tensors.items():
-            _plant(self, name, tensor.to(dtype) if tensor.is_floating_point() else tensor)
+            _plant(self, name, tensor, dtype)
 
     def fold(self) -> Any:
         """The forms that ``forward`` uses, derived from the stock weights."""
@@ -49,7 +51,7 @@ class StockModule(nn.Module):
         super()._load_from_state_dict(*args, **kwargs)
 
 
-def _plant(module: nn.Module, name: str, tensor: Tensor) -> None:
+def _plant(module: nn.Module, name: str, tensor: Tensor, dtype: torch.dtype) -> None:
     """Register ``tensor`` under a dotted name, making the modules on the way."""
     *path, leaf = name.split(".")
     for part in path:
@@ -57,9 +59,9 @@ def _plant(module: nn.Module, name: str, tensor: Tensor) -> None:
             module.add_module(part, nn.Module())
         module = module._modules[part]  # type: ignore[assignment]
     if tensor.is_floating_point() and (leaf in _TRAINABLE or leaf.isdigit()):
-        module.register_parameter(leaf, nn.Parameter(tensor.clone()))
+        module.register_parameter(leaf, nn.Parameter(tensor.to(dtype, copy=True)))
     else:
-        module.register_buffer(leaf, tensor.clone())
+        module.register_buffer(leaf, tensor.to(torch.float64 if tensor.is_floating_point() else tensor.dtype, copy=True))
 
 
 def below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -199,7 +199,7 @@ class Product(StockModule):
         stock = below(tensors, "symmetric_contractions.contractions.")
         u_tensors = []
         for i, degree in enumerate(self.degrees):
-            of_degree = [stock[f"{i}.U_matrix_{nu}"].double().cpu().numpy() for nu in self.orders]
+            of_degree = [stock[f"{i}.U_matrix_{nu}"].cpu().double().numpy() for nu in self.orders]
             u_tensors.append([u[None] if degree == 0 and u.ndim == nu + 1 else u for nu, u in zip(self.orders, of_degree, strict=True)])
         self.table = contraction_table(u_tensors)
 

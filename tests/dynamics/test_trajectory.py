@@ -90,6 +90,16 @@ def test_resuming_after_a_crash_gives_the_files_of_an_uninterrupted_run(tmp_path
         assert np.array_equal(a.get_momenta(), b.get_momenta())
 
 
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_going_on_from_step_0_writes_it_once(tmp_path, suffix):
+    path = tmp_path / f"out.{suffix}"
+    state = run(path, cluster(), num_steps=0)
+    run(path, cluster(), num_steps=4)
+    run(path, None, num_steps=4, state=state, append=True, last_step=0)
+    assert [frame.info["step"] for frame in read(path, ":")] == [0, 2, 4]
+    assert len((tmp_path / "out.csv").read_text().splitlines()) == 1 + 5
+
+
 def test_a_cut_frame_is_removed_without_a_step_given(tmp_path):
     path = tmp_path / "out.xyz"
     run(path, cluster())

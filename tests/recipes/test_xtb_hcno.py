@@ -25,12 +25,15 @@ def data() -> dict[str, np.ndarray]:
 
 def test_arrays_are_consistent(data: dict[str, np.ndarray]) -> None:
     offsets, frames, atoms = data["offsets"], len(data["energies"]), len(data["numbers"])
-    assert offsets[0] == 0 and offsets[-1] == atoms and (np.diff(offsets) > 0).all()
+    assert offsets[0] == 0
+    assert offsets[-1] == atoms
+    assert (np.diff(offsets) > 0).all()
     assert len(offsets) == frames + 1
     assert len(data["group"]) == len(data["task"]) == len(data["system"]) == frames
     assert data["positions"].shape == data["forces"].shape == (atoms, 3)
     assert data["group"].max() < len(data["group_names"])
-    assert data["task"].max() < len(data["task_names"]) and data["system"].max() < len(data["system_names"])
+    assert data["task"].max() < len(data["task_names"])
+    assert data["system"].max() < len(data["system_names"])
     assert {key: str(data[key].dtype) for key in ("numbers", "positions", "forces", "energies", "offsets", "group", "task")} == {
         "numbers": "uint8", "positions": "float32", "forces": "float32", "energies": "float64", "offsets": "int64", "group": "uint8",
         "task": "int32",
@@ -48,7 +51,8 @@ def test_values_are_finite_and_physical(data: dict[str, np.ndarray]) -> None:
     atoms = np.zeros(9)
     atoms[list(ISOLATED)] = list(ISOLATED.values())
     binding = (data["energies"] - np.add.reduceat(atoms[data["numbers"]], data["offsets"][:-1])) / np.diff(data["offsets"])
-    assert binding.min() > -12.0 and binding.max() < 15.0
+    assert binding.min() > -12.0
+    assert binding.max() < 15.0
 
 
 def test_isolated_atoms(data: dict[str, np.ndarray]) -> None:
@@ -84,5 +88,6 @@ def test_task_list_is_deterministic(monkeypatch: pytest.MonkeyPatch) -> None:
     task = next(t for t in first if t.group == "mixtures")
     one, owner = systems.build(task)
     two, _ = systems.build(task)
-    assert np.array_equal(one.positions, two.positions) and owner.max() == len(task.names) - 1
+    assert np.array_equal(one.positions, two.positions)
+    assert owner.max() == len(task.names) - 1
     sys.modules.pop("systems", None)
