@@ -6,6 +6,7 @@ what was violated and by how much.
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -35,7 +36,7 @@ SINGLE = Tolerance("single", exact=2e-5, difference=5e-2, step=1e-2)
 TOLERANCES = {"fp64": TIGHT, "fp32": SINGLE}
 
 
-def _close(name: str, got: np.ndarray, want: np.ndarray, tolerance: float) -> None:
+def _close(name: str, got: Any, want: Any, tolerance: float) -> None:
     got, want = np.asarray(got, dtype=float), np.asarray(want, dtype=float)
     assert got.shape == want.shape, f"{name}: shape {got.shape} instead of {want.shape}"
     assert np.isfinite(got).all(), f"{name}: values are not finite"
@@ -169,7 +170,7 @@ def check_smooth_cutoff(potential: Potential, seed: int = 0) -> None:
     exact = _tolerance(potential).exact
 
     def pair(distance: float) -> Structure:
-        return Structure([first, second], [[0.0, 0.0, 0.0], [0.0, 0.0, distance]])
+        return Structure(np.array([first, second]), np.array([[0.0, 0.0, 0.0], [0.0, 0.0, distance]]))
 
     apart = _energy(potential, pair(2 * potential.cutoff))
     strongest = max(np.abs(_forces(potential, pair(d * potential.cutoff))).max() for d in (0.3, 0.5, 0.7))

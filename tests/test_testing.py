@@ -12,7 +12,9 @@ from mosso.data.structure import Structure
 from mosso.models.outputs import Output
 
 RNG = np.random.default_rng(7)
-MOLECULE = Structure([8, 1, 1, 6, 8], RNG.normal(scale=0.25, size=(5, 3)) + [[0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1.3], [0, 1.2, 1.8]])
+MOLECULE = Structure(
+    [8, 1, 1, 6, 8], RNG.normal(scale=0.25, size=(5, 3)) + np.array([[0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1.3], [0, 1.2, 1.8]])
+)
 CRYSTAL = Structure(
     [6, 6, 1, 8],
     RNG.normal(scale=0.1, size=(4, 3)) + np.array([[0, 0, 0], [1.2, 1.2, 0.2], [0.1, 1.3, 1.4], [1.4, 0, 1.3]]),
@@ -26,7 +28,7 @@ STRUCTURES = {"molecule": MOLECULE, "crystal smaller than the cutoff": CRYSTAL, 
 @pytest.mark.parametrize("structure", STRUCTURES.values(), ids=STRUCTURES.keys())
 @pytest.mark.parametrize("check", testing.CHECKS, ids=lambda c: c.__name__)
 @pytest.mark.parametrize("name", SPECS)
-def test_contract(name: str, check, structure: Structure) -> None:  # noqa: ANN001
+def test_contract(name: str, check, structure: Structure) -> None:
     check(potential(name), structure)
 
 
@@ -85,13 +87,13 @@ def test_virials_sum_to_the_stress() -> None:
 class Broken:
     """A potential whose outputs are spoilt on the way out."""
 
-    def __init__(self, spoil) -> None:  # noqa: ANN001
+    def __init__(self, spoil) -> None:
         self._inner, self._spoil = potential("mace-plain"), spoil
 
-    def __getattr__(self, name: str):  # noqa: ANN204
+    def __getattr__(self, name: str):
         return getattr(self._inner, name)
 
-    def __call__(self, structures, **options) -> Output:  # noqa: ANN001, ANN003
+    def __call__(self, structures, **options) -> Output:
         return self._spoil(self._inner(structures, **options), structures)
 
 
@@ -119,6 +121,6 @@ def _scale_stress(output: Output, _: object) -> Output:
         (testing.check_extensivity, _depend_on_direction),
     ],
 )
-def test_a_broken_potential_fails(check, spoil) -> None:  # noqa: ANN001
+def test_a_broken_potential_fails(check, spoil) -> None:
     with pytest.raises(AssertionError, match="differs by"):
         check(Broken(spoil), CRYSTAL)

@@ -28,14 +28,10 @@ def info(
 
 def manifest_for(model: str) -> dict[str, Any]:
     """The manifest of a named model (fetched when it is not here), a model file, or an upstream checkpoint."""
-    from mosso.engine.artifact import manifest_of, read_manifest
-    from mosso.engine.convert import cached_artifact, read_source
-    from mosso.weights import store
+    from mosso.engine.artifact import manifest_of
+    from mosso.engine.potential import read_checkpoint
 
-    path = Path(model).expanduser()
-    if not path.suffix and not path.exists():  # the rule of mosso.load
-        path = cached_artifact(store.find(model))
-    return read_manifest(path).model_dump() if path.suffix == ".mosso" else manifest_of(read_source(path))
+    return manifest_of(read_checkpoint(model))
 
 
 def num_parameters(manifest: dict[str, Any]) -> int:

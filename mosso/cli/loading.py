@@ -1,6 +1,5 @@
 """A potential for a verb, with a progress bar where its file has to be fetched first."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mosso.cli.output import Bar
@@ -21,10 +20,10 @@ def load_potential(model: str, device: str, precision: str, head: str | None, *,
 
 def fetch(model: str, *, progress: bool) -> None:
     """Bring the file of a named model into the cache; nothing to do for a path or a model that ships with the package."""
+    from mosso.engine.potential import is_file
     from mosso.weights import store
 
-    path = Path(model).expanduser()
-    if path.suffix or path.exists() or store.find(model).url is None:  # the rule of mosso.load
+    if is_file(model) or store.find(model).url is None:
         return
     with Bar(f"Fetching {model}", total=1, wanted=progress) as bar:
 

@@ -10,6 +10,7 @@ import numpy as np
 from ase import Atoms
 from ase.calculators.calculator import all_properties
 from ase.calculators.singlepoint import SinglePointCalculator
+from ase.io.trajectory import Trajectory
 from ase.stress import full_3x3_to_voigt_6_stress
 
 from mosso.data.atomic import atomic_path
@@ -96,3 +97,34 @@ def _is_plain(value: Any) -> bool:
     if isinstance(value, dict):
         return all(isinstance(key, str) and _is_plain(item) for key, item in value.items())
     return isinstance(value, (str, bool, int, float, np.generic))
+
+
+class AseTrajectory:
+    """ASE's .traj, written frame by frame; the format keeps a table of frames that is complete after every write.
+
+    Args:
+        path: the file.
+        append: keep what is there.
+        last_step: with ``append``, drop frames whose info says a later ``step``.
+    """
+
+    def __init__(self, path: Path, append: bool, last_step: int | None) -> None:
+        if append and last_step is not None:
+            with atomic_path(path) as temporary, Trajectory(str(temporary), "w") as kept, Trajectory(str(path), "r") as written:
+                for atoms in written:
+                    if atoms.info.get("step", 0) <= last_step:
+                        kept.write(atoms)
+        self._file = Trajectory(str(path), "a" if append else "w")
+
+    def write(self, frame: dict[str, Any]) -> None:
+        """Append one frame: host arrays by the names of ase.Atoms, ``energy``, ``forces``, ``stress`` (3, 3) where there."""
+        kinds = ("numbers", "positions", "cell", "pbc", "momenta", "masses", "info")
+        atoms = Atoms(**{name: frame[name] for name in kinds})
+        results = {"energy": float(frame["energy"]), "forces": frame["forces"]}
+        if "stress" in frame and frame["pbc"].all():
+            results["stress"] = full_3x3_to_voigt_6_stress(frame["stress"])
+        atoms.calc = SinglePointCalculator(atoms, **results)
+        self._file.write(atoms)
+
+    def close(self) -> None:
+        self._file.close()

@@ -14,7 +14,7 @@ from typing import Any, BinaryIO, Self
 import numpy as np
 import torch
 
-from mosso.data.atomic import atomic_path
+from mosso.data.writers import AseTrajectory
 from mosso.dynamics.simulate import LogRow
 from mosso.dynamics.state import State
 from mosso.models.base import name_elements
@@ -47,7 +47,7 @@ class TrajectoryWriter(_Closing):
 
     def __init__(self, path: str | os.PathLike[str], append: bool = False, last_step: int | None = None) -> None:
         self.path = Path(path)
-        writers: dict[str, Callable[..., _Extxyz | _Traj]] = {".extxyz": _Extxyz, ".xyz": _Extxyz, ".traj": _Traj}
+        writers: dict[str, Callable[..., _Extxyz | AseTrajectory]] = {".extxyz": _Extxyz, ".xyz": _Extxyz, ".traj": AseTrajectory}
         if self.path.suffix not in writers:
             raise ValueError(f"Trajectories are written as .extxyz, .xyz or .traj, not {self.path.suffix or 'without a suffix'}: {path}.")
         append = append and self.path.exists() and self.path.stat().st_size > 0
@@ -140,35 +140,6 @@ def _end_of_frames(file: BinaryIO, last_step: int | None) -> int:
 def _cut(path: Path, end: Callable[[BinaryIO], int]) -> None:
     with open(path, "r+b") as file:
         file.truncate(end(file))
-
-
-class _Traj:
-    """ASE's .traj; the format keeps a table of frames, complete after every write."""
-
-    def __init__(self, path: Path, append: bool, last_step: int | None) -> None:
-        from ase.io.trajectory import Trajectory
-
-        if append and last_step is not None:
-            with atomic_path(path) as temporary, Trajectory(str(temporary), "w") as kept, Trajectory(str(path), "r") as written:
-                for atoms in written:
-                    if atoms.info.get("step", 0) <= last_step:
-                        kept.write(atoms)
-        self._file = Trajectory(str(path), "a" if append else "w")
-
-    def write(self, frame: dict[str, Any]) -> None:
-        from ase import Atoms
-        from ase.calculators.singlepoint import SinglePointCalculator
-
-        kinds = ("numbers", "positions", "cell", "pbc", "momenta", "masses", "info")
-        atoms = Atoms(**{name: frame[name] for name in kinds})
-        results = {"energy": float(frame["energy"]), "forces": frame["forces"]}
-        if "stress" in frame and frame["pbc"].all():
-            results["stress"] = frame["stress"].reshape(9)[[0, 4, 8, 5, 2, 1]]
-        atoms.calc = SinglePointCalculator(atoms, **results)
-        self._file.write(atoms)
-
-    def close(self) -> None:
-        self._file.close()
 
 
 _COLUMNS = {

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from mosso.data.atomic import atomic_path
@@ -97,7 +97,7 @@ def write_artifact(path: str | Path, checkpoint: Checkpoint) -> None:
     manifest = _manifest_of(checkpoint, tensors, str(path))
     text = json.dumps(manifest.model_dump(), sort_keys=True, allow_nan=False)
     with atomic_path(path) as temporary:
-        save_file(tensors, temporary, metadata={_KEY: text})
+        temporary.write_bytes(save(tensors, metadata={_KEY: text}))  # save_file makes files only their owner can read
 
 
 def manifest_of(checkpoint: Checkpoint) -> dict[str, Any]:

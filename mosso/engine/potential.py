@@ -35,16 +35,22 @@ def load(model: str | Path, *, device: Device = "auto", precision: str | Precisi
         ValueError: unknown name, unreadable or unsupported file, unknown precision or head, device not there.
         FileNotFoundError: no such file, or a named model that could not be fetched (says what to put where).
     """
-    policy = Precision.named(precision)
-    where = find_device(device)
-    name = str(model)
+    policy, where = Precision.named(precision), find_device(device)
+    name = Path(model).stem if is_file(model) else str(model)
+    return Potential(read_checkpoint(model), name=name, device=where, precision=policy, head=head)
+
+
+def is_file(model: str | Path) -> bool:
+    """Whether ``model`` means a file; anything without an ending that does not exist is a model's name."""
+    return isinstance(model, Path) or Path(model).suffix != "" or Path(model).expanduser().exists()
+
+
+def read_checkpoint(model: str | Path) -> Checkpoint:
+    """Architecture and weights of a named model, a model file or an upstream checkpoint; errors as for ``load``."""
+    if not is_file(model):
+        return read_artifact(cached_artifact(store.find(str(model))))
     path = Path(model).expanduser()
-    if path.suffix or path.exists():
-        checkpoint = read_artifact(path) if path.suffix == ".mosso" else read_source(path)
-        name = path.stem
-    else:
-        checkpoint = read_artifact(cached_artifact(store.find(name)))
-    return Potential(checkpoint, name=name, device=where, precision=policy, head=head)
+    return read_artifact(path) if path.suffix == ".mosso" else read_source(path)
 
 
 def find_device(device: Device) -> torch.device:
@@ -58,7 +64,9 @@ def find_device(device: Device) -> torch.device:
     if found.type not in ("cpu", "cuda"):
         raise ValueError(f"Unknown device {device!r}: choose auto, cpu or cuda.")
     if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
-        raise ValueError(f"Device {device!r} is not there: this machine has {torch.cuda.device_count()} CUDA devices; use --device cpu or auto.")
+        raise ValueError(
+            f"Device {device!r} is not there: this machine has {torch.cuda.device_count()} CUDA devices; use --device cpu or auto."
+        )
     return found
 
 
@@ -185,4 +193,3 @@ class Potential:
         """(N, F) node features of all layers, rotating with the structure."""
         batch = self.batch([structures] if hasattr(structures, "positions") else structures)
         return outputs.descriptors(self.model, batch, self.graph(batch), species_index(batch.numbers_N, self.species))
-

@@ -108,7 +108,7 @@ def symmetric_coupling(max_ell: int, degree_out: int, order: int) -> np.ndarray:
     tensors = []
     for tensor in chains:
         permuted = [np.transpose(tensor, (*p, order)) for p in itertools.permutations(range(order))]
-        tensors.append(np.moveaxis(sum(permuted), order, 0).ravel())
+        tensors.append(np.moveaxis(np.sum(permuted, axis=0), order, 0).ravel())
     if not tensors:
         return np.zeros((dim_out, *(num_m,) * order, 0))
     left, singular, _ = np.linalg.svd(np.stack(tensors, axis=1), full_matrices=False)

@@ -12,7 +12,7 @@ class Irrep:
     """``mul`` copies of degree ``l`` with parity ``parity`` (+1 even, -1 odd)."""
 
     mul: int
-    l: int  # noqa: E741  the field's own name for the degree
+    l: int
     parity: int
 
     @property

@@ -1,7 +1,7 @@
 """What several architectures are made of."""
 
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +24,11 @@ class StockModule(nn.Module):
         self._folded: Any = None
         for name, tensor in tensors.items():
             _plant(self, name, tensor, dtype)
+
+    if TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            """Submodules are planted from the names in the file, which a static reader cannot see."""
 
     def fold(self) -> Any:
         """The forms that ``forward`` uses, derived from the stock weights."""

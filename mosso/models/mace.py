@@ -5,7 +5,7 @@ One Interaction covers the four released variants; everything that depends on po
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -84,7 +84,7 @@ class MACESpec:
         known = {f.name for f in fields(cls)}
         if extra := sorted(set(plain) - known):
             raise ValueError(f"The MACE specification has entries this version of mosso cannot honour: {', '.join(extra)}.")
-        frozen = {name: tuple(value) if isinstance(value, list) else value for name, value in plain.items()}
+        frozen: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in plain.items()}
         try:
             return cls(**frozen)
         except TypeError as error:
@@ -211,7 +211,9 @@ class Product(StockModule):
         weights = []
         for contraction in self.symmetric_contractions.contractions.children():
             highest = self.orders[-1]
-            weights += [contraction.weights_max if nu == highest else getattr(contraction.weights, str(highest - 1 - nu)) for nu in self.orders]
+            weights += [
+                contraction.weights_max if nu == highest else getattr(contraction.weights, str(highest - 1 - nu)) for nu in self.orders
+            ]
         blocks = [(self.channels, self.channels)] * len(self.degrees)
         return self.Folded(
             coefficients_STC=kernels.fold_contraction(weights, self.table),
@@ -263,6 +265,10 @@ class MACE(nn.Module):
         for name in ("radial_embedding", "pair_repulsion_fn", "atomic_energies_fn", "scale_shift"):
             if part := below(tensors, f"{name}."):
                 self.add_module(name, StockModule(part, torch.float64))
+
+    if TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any: ...
 
     @property
     def cutoff(self) -> float:

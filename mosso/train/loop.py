@@ -124,7 +124,7 @@ class Run:
 
     def report_training(self) -> None:
         """Print and record the mean losses since the last report; the only place that waits for the device."""
-        loss, energy, forces, count = (self.sums / self.sums[3].clamp(min=1)).tolist()[:3] + [float(self.sums[3])]
+        loss, energy, forces, count = [*(self.sums[:3] / self.sums[3].clamp(min=1)).tolist(), float(self.sums[3])]
         rate = (self.step - self.sums_step) / max(time.monotonic() - self.sums_since, 1e-9)
         self.log.training(
             step=self.step,

@@ -21,9 +21,7 @@ from mosso.dynamics.units import BAR, FS, KB
 def energies(ensemble, num_steps, timestep, kelvin=40.0, structure=None):
     rows = []
     structure = structure or fcc()
-    simulate(
-        argon(), structure, ensemble, num_steps=num_steps, timestep=timestep, temperature_init=kelvin, log_every=1, on_log=rows.append
-    )
+    simulate(argon(), structure, ensemble, num_steps=num_steps, timestep=timestep, temperature_init=kelvin, log_every=1, on_log=rows.append)
     return np.array([row.conserved_energy for row in rows])
 
 

@@ -10,7 +10,6 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from mosso.engine import artifact
 from mosso.engine.artifact import Manifest, manifest_of, read_artifact, read_manifest, tensors_sha256, write_artifact
 from mosso.version import VERSION
 from mosso.weights.checkpoint import Checkpoint
@@ -209,11 +208,15 @@ def test_writing_is_atomic(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     path = written(tmp_path)
     before = path.read_bytes()
 
-    def half(tensors: object, target: Path, metadata: object) -> None:
-        Path(target).write_bytes(b"half")
+    def half(target: Path, data: bytes) -> int:
+        with open(target, "wb") as file:
+            file.write(data[:100])
         raise OSError("disk full")
 
-    monkeypatch.setattr(artifact, "save_file", half)
-    with pytest.raises(OSError, match="disk full"):
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="disk full"):
+        patch.setattr(Path, "write_bytes", half)
         write_artifact(path, checkpoint())
-    assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+    write_artifact(path, checkpoint())
+    assert path.stat().st_mode & 0o044, "others may read a model file"

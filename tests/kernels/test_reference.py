@@ -14,7 +14,7 @@ def rand(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed + sum(shape)))
 
 
-def table_of(max_ell: int, degrees: tuple[int, ...], order: int):  # noqa: ANN201
+def table_of(max_ell: int, degrees: tuple[int, ...], order: int):
     return contraction_table([[symmetric_coupling(max_ell, d, nu) for nu in range(1, order + 1)] for d in degrees])
 
 

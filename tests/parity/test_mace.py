@@ -21,7 +21,9 @@ ENERGY, FORCES = 1e-10, 1e-9  # relative; of the largest force or stress compone
 
 def potential_of(golden: Golden, precision: str = "fp64", head: int = 0) -> Potential:
     spec = {name: list(value) if isinstance(value, tuple) else value for name, value in vars(golden.spec).items()}
-    checkpoint = Checkpoint("mace", spec, golden.tensors, {"source": golden.name, "sha256": None, "licence": "MIT", "citation": "", "dtype": "float64"})
+    checkpoint = Checkpoint(
+        "mace", spec, golden.tensors, {"source": golden.name, "sha256": None, "licence": "MIT", "citation": "", "dtype": "float64"}
+    )
     return Potential(checkpoint, precision=precision, head=golden.spec.heads[head])
 
 
