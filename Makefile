@@ -5,7 +5,7 @@ export OMP_NUM_THREADS ?= 2
 # Wheels come from the index pip is set up with; constraints.txt keeps torch to the build a fresh machine gets.
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test test-slow check format clean
+.PHONY: demo test test-slow test-gpu check format clean
 
 demo: .venv/installed
 	@mkdir -p demo-out
@@ -18,6 +18,9 @@ test: .venv/tested
 
 test-slow: .venv/tested
 	$(BIN)/python -m pytest -m "slow and not gpu"
+
+test-gpu: .venv/tested
+	$(BIN)/python -m pytest -m gpu
 
 check: .venv/checked
 	$(BIN)/ruff format --check .

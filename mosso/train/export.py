@@ -22,11 +22,19 @@ def export(weights: Path, out: Path, *, licence: str, citation: str) -> dict[str
         "licence": licence,
         "citation": citation,
         "dtype": {"fp32": "float32", "fp64": "float64"}[config.precision],
-        "training": {"step": metrics["step"], "validation": metrics["validation"]},
+        "training": _summary(metrics),
     }
     describe: Any = model.describe
     write_artifact(out, Checkpoint(config.model.architecture, describe(), model.state_dict(), provenance))
     return metrics
+
+
+def _summary(metrics: dict[str, Any]) -> str:
+    total = metrics["validation"]["total"]
+    return (
+        f"step {metrics['step']}; {total['frames']} validation frames: energy RMSE {total['energy_rmse']:.1f} meV/atom, "
+        f"MAE {total['energy_mae']:.1f}; forces RMSE {total['forces_rmse']:.0f} meV/A, MAE {total['forces_mae']:.0f}"
+    )
 
 
 def main() -> None:

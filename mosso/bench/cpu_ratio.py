@@ -1,0 +1,105 @@
+"""How mosso compares with mace-torch on the CPU: Cu64 in the MP-0 medium shape, fp32, energy and forces, one run.
+
+``python -m mosso.bench.cpu_ratio --peer-python PATH`` where PATH is the interpreter of an environment with mace-torch.
+Both sides take turns, with the neighbour list given and the atoms moved before every call; nothing is timed before the
+float32 result agrees with float64.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from mosso.data.structure import Batch, Structure
+from mosso.graph.neighbors import neighbor_list
+from mosso.models.base import species_index
+from mosso.models.mace import MACE, MACESpec, initial_tensors
+from mosso.models.outputs import evaluate
+from mosso.precision import Precision
+
+MP0_MEDIUM = MACESpec(
+    species=tuple(range(1, 90)),
+    r_max=6.0,
+    num_bessel=10,
+    num_polynomial_cutoff=5,
+    max_ell=3,
+    hidden_irreps="128x0e+128x1o",
+    correlation=(3, 3),
+    interactions=("RealAgnosticResidual",) * 2,
+    radial_mlp=(64, 64, 64),
+    readout_mlp=16,
+    heads=("default",),
+    avg_num_neighbors=(61.96, 61.96),
+    distance_transform="none",
+    pair_repulsion=False,
+    scale_shift=True,
+    activation_constant=1.6791767923989418,
+)
+
+
+def copper64() -> Structure:
+    """fcc copper, 4 x 4 x 4 primitive cells, a = 3.61 Angstrom."""
+    primitive = 0.5 * 3.61 * np.array([[0.0, 1, 1], [1, 0, 1], [1, 1, 0]])
+    sites = np.stack(np.meshgrid(*[np.arange(4)] * 3, indexing="ij"), axis=-1).reshape(-1, 3)
+    return Structure(np.full(64, 29), sites @ primitive, 4 * primitive, np.ones(3, dtype=bool))
+
+
+def time_ours(repeats: int) -> float:
+    """Median milliseconds of one energy and force evaluation."""
+    tensors = initial_tensors(MP0_MEDIUM)
+    single, double = (MACE(MP0_MEDIUM, tensors, Precision.named(name)).eval().requires_grad_(False) for name in ("fp32", "fp64"))
+    batch = Batch.of([copper64()])
+    graph, species_N = neighbor_list(batch, MP0_MEDIUM.r_max), species_index(batch.numbers_N, MP0_MEDIUM.species)
+    generator = torch.Generator().manual_seed(0)
+
+    def moved() -> Batch:
+        return replace(batch, positions_N3=batch.positions_N3 + 0.1 * torch.randn(64, 3, generator=generator, dtype=torch.float64))
+
+    trial = moved()
+    got, want = evaluate(single, trial, graph, species_N).forces, evaluate(double, trial, graph, species_N).forces
+    assert got is not None
+    assert want is not None
+    error = float((got - want).abs().max() / want.abs().max())
+    if error > 1e-5:
+        raise ValueError(f"No time: float32 forces differ from float64 by {error:.1e} of the largest.")
+    times = []
+    for _ in range(repeats + 2):
+        trial = moved()
+        start = time.perf_counter()
+        evaluate(single, trial, graph, species_N)
+        times.append(1e3 * (time.perf_counter() - start))
+    return statistics.median(times[2:])
+
+
+def time_peer(python: Path, threads: int, repeats: int) -> float:
+    """Median milliseconds of mace-torch, measured by its own script in its own environment."""
+    script = Path(__file__).parent / "peers" / "mace_torch_cpu.py"
+    command = [str(python), str(script), "--threads", str(threads), "--repeats", str(repeats), "--dtype", "float32"]
+    environment = os.environ | {"OMP_NUM_THREADS": str(threads), "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": "1"}
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    return float(json.loads(result.stdout.strip().splitlines()[-1])["median_ms"])
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--peer-python", type=Path, required=True)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--repeats", type=int, default=9)
+    parser.add_argument("--rounds", type=int, default=3)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    rounds = [(time_ours(options.repeats), time_peer(options.peer_python, options.threads, options.repeats)) for _ in range(options.rounds)]
+    ours, peer = (statistics.median(side) for side in zip(*rounds, strict=True))
+    print(json.dumps({"system": "Cu64", "dtype": "float32", "threads": options.threads, "ours_over_peer": round(ours / peer, 3)}))
+
+
+if __name__ == "__main__":
+    main()
