@@ -46,24 +46,29 @@ def md(
     all three are replaced where they exist. Ctrl-C stops between steps with everything in order. Computes in fp32 unless told
     otherwise; energies are summed in fp64.
     """
-    from mosso.dynamics.simulate import load_state, simulate
+    from mosso.dynamics.simulate import load_state, require_settings, simulate
 
     check_out(out, (".extxyz", ".xyz", ".traj"))
     if out.resolve() == structure.resolve():
         raise ValueError(f"The trajectory would replace the structure it starts from: give --out another name than {out}.")
     start = read_one(structure)
     pot = load_potential(model, device, precision, head, progress=progress)
-    state = load_state(paths_of(out)[2], pot.device) if resume else None
+    chosen = make_ensemble(ensemble, temperature, pressure, friction)
+    # Velocities of an NVE run are drawn once, so only its own fields decide how it goes on.
+    settings = {"model": pot.name, "precision": pot.precision.name, "head": pot.head, "timestep": timestep, "ensemble": repr(chosen)}
+    state = None
+    if resume:
+        state = load_state(paths_of(out)[2], pot.device)
+        require_settings(paths_of(out)[2], settings)
     first = None if state is None else int(state.step)
     left = steps - (first or 0)
-    chosen = make_ensemble(ensemble, temperature, pressure, friction)
     completed = True
     with Interruptible() as interruptible, Bar("Simulating", total=steps, wanted=progress) as bar:
 
         def on_row(row: "LogRow") -> None:
             bar.move_to(row.step, f"{row.time:.3f} ps, {row.temperature[0]:.0f} K, {row.potential_energy[0]:.4f} eV")
 
-        recorder = Recorder(out, interruptible, first, on_row)
+        recorder = Recorder(out, interruptible, first, settings, on_row)
         try:
             state = simulate(
                 pot, start, chosen, num_steps=max(left, 0), timestep=timestep, temperature_init=temperature, seed=seed, state=state,

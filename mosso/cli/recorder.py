@@ -1,6 +1,6 @@
 """What ``mosso md`` keeps while it runs: trajectory, log table, checkpoint, and the numbers of its final table."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
@@ -24,10 +24,19 @@ class Recorder:
         out: the trajectory.
         interruptible: held while something is written.
         last_step: the step one resumes from, None for a new run.
+        settings: what the run is made with; goes into the checkpoint.
         on_row: told of every log row.
     """
 
-    def __init__(self, out: Path, interruptible: Interruptible, last_step: int | None, on_row: Callable[["LogRow"], None]) -> None:
+    def __init__(
+        self,
+        out: Path,
+        interruptible: Interruptible,
+        last_step: int | None,
+        settings: Mapping[str, Any],
+        on_row: Callable[["LogRow"], None],
+    ) -> None:
+        self.settings = settings
         self.out, self.log, self.checkpoint = paths_of(out)
         self.rows: list[LogRow] = []
         self.times: list[float] = []
@@ -62,7 +71,7 @@ class Recorder:
 
         state = self._frame if state is None else state
         if state is not None:
-            save_state(self.checkpoint, state)
+            save_state(self.checkpoint, state, self.settings)
             self._saved, self._saved_step = perf_counter(), int(state.step)
         return self._saved_step
 

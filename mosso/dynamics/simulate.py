@@ -9,14 +9,14 @@ import torch
 from torch import Tensor
 
 from mosso.data.structure import Batch
-from mosso.dynamics.checkpoint import load_state, save_state
+from mosso.dynamics.checkpoint import load_state, require_settings, save_state
 from mosso.dynamics.integrators import Ensemble, renew, temperature
 from mosso.dynamics.state import Evaluation, ForceField, State, kinetic_energy, make_batch, max_systems, pressure, start, sum_systems
 from mosso.dynamics.units import BAR, GRAM_PER_CM3
 from mosso.graph.graph import Graph
 from mosso.graph.verlet import VerletList
 
-__all__ = ["LogRow", "load_state", "log_row", "save_state", "simulate", "start"]
+__all__ = ["LogRow", "load_state", "log_row", "require_settings", "save_state", "simulate", "start"]
 
 MAX_TEMPERATURE = 1e6  # K
 MAX_FORCE = 1e6  # eV/A

@@ -49,6 +49,19 @@ def log_of(out) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+@pytest.mark.parametrize(
+    ("flag", "value", "named"), [("--timestep", 0.25, "timestep"), ("--temperature", 500, "ensemble"), ("--precision", "fp64", "precision")]
+)
+def test_resume_refuses_other_settings(run, copper, model_file, out, flag, value, named):
+    common = ("md", copper, "--model", model_file, "--write-every", 2, "-o", out)
+    assert run(*common, "--steps", 2).exit_code == 0
+    before = {path: path.read_bytes() for path in out.parent.iterdir()}
+    result = run(*common, "--steps", 4, "--resume", flag, value)
+    assert result.exit_code == 2
+    assert f"{named} was" in result.stderr
+    assert {path: path.read_bytes() for path in out.parent.iterdir()} == before
+
+
 def test_files_and_table(run, run_json, copper, model_file, out):
     arguments = ("md", copper, "--model", model_file, "--steps", 25, "--log-every", 5, "--write-every", 10, "--timestep", 1, "-o", out)
     document = run_json(*arguments)
