@@ -5,12 +5,14 @@ import gzip
 import os
 import warnings
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import ase.io
 import numpy as np
 from ase import Atoms
+from ase.constraints import FixAtoms
 from ase.io.formats import UnknownFileTypeError
 from ase.stress import voigt_6_to_full_3x3_stress
 from ase.utils import string2index
@@ -33,7 +35,8 @@ def read_structures(
     Labels come from the calculator results ASE attaches. A key, where given, is looked up instead in the per-frame
     values, the per-atom columns and the calculator results, by that name; every frame must have it, except that
     frames not periodic in three directions need no stress. Total charge and spin multiplicity come from the per-frame
-    values ``charge`` or ``total_charge``, ``spin`` or ``multiplicity``. Constraints on atoms are not read.
+    values ``charge`` or ``total_charge``, ``spin`` or ``multiplicity``. Atoms held
+    by ASE's FixAtoms stay fixed; other constraints are not read.
 
     Args:
         path: the file.
@@ -66,7 +69,10 @@ def to_atoms(structure: Structure) -> Atoms:
         info["charge"] = structure.charge
     if structure.spin != 1 and "spin" not in info and "multiplicity" not in info:
         info["spin"] = structure.spin
-    return Atoms(numbers=structure.numbers, positions=structure.positions, cell=structure.cell, pbc=structure.pbc, info=info)
+    held = None if structure.fixed is None else FixAtoms(mask=structure.fixed)
+    return Atoms(
+        numbers=structure.numbers, positions=structure.positions, cell=structure.cell, pbc=structure.pbc, info=info, constraint=held
+    )
 
 
 class _Keys(NamedTuple):
@@ -169,9 +175,15 @@ def _to_structure(atoms: Atoms, keys: _Keys) -> Structure:
             labels[name] = _checked_label(name, key or name, value, len(atoms))
         elif key is not None and not (name == "stress" and not atoms.pbc.all()):
             raise ValueError(f"there are no {name} labels called {key!r}; {_describe_names(atoms, results)}.")
-    return Structure(
-        structure.numbers, structure.positions, structure.cell, structure.pbc, structure.charge, structure.spin, labels, structure.info
-    )
+    return replace(structure, labels=labels, fixed=_fixed_atoms(atoms))
+
+
+def _fixed_atoms(atoms: Atoms) -> np.ndarray | None:
+    mask = np.zeros(len(atoms), dtype=bool)
+    for constraint in atoms.constraints:
+        if isinstance(constraint, FixAtoms):
+            mask[constraint.index] = True
+    return mask if mask.any() else None
 
 
 def _find(atoms: Atoms, results: Mapping[str, Any], key: str) -> Any:

@@ -26,6 +26,7 @@ class Structure:
         labels: reference values where the source has them: ``energy`` (eV), ``forces`` (N, 3) (eV/A),
             ``stress`` (3, 3) (eV/A^3, tension positive).
         info: anything else the source said; carried along, never interpreted.
+        fixed: (N,) bool, atoms that relaxation leaves where they are; None for none.
     """
 
     numbers: np.ndarray
@@ -36,6 +37,7 @@ class Structure:
     spin: int = 1
     labels: dict[str, Any] = field(default_factory=dict)
     info: dict[str, Any] = field(default_factory=dict)
+    fixed: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         put = lambda name, value: object.__setattr__(self, name, value)  # noqa: E731
@@ -50,6 +52,10 @@ class Structure:
         if self.cell.shape != (3, 3):
             raise ValueError(f"The cell has shape {cell.shape}: give three lattice vectors as rows (3, 3), or three lengths.")
         put("pbc", np.broadcast_to(np.asarray(self.pbc, dtype=bool), (3,)).copy())
+        if self.fixed is not None:
+            put("fixed", np.array(self.fixed, dtype=bool).reshape(-1))
+            if len(self.fixed) != len(self.numbers):
+                raise ValueError(f"fixed has {len(self.fixed)} entries for {len(self.numbers)} atoms: give one truth value per atom.")
         if len(self.numbers) != len(self.positions):
             raise ValueError(f"{len(self.numbers)} atomic numbers for {len(self.positions)} positions.")
         if not np.isfinite(self.positions).all():

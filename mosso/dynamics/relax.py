@@ -1,6 +1,6 @@
 """Relaxation of many structures at once, positions and optionally cells, by FIRE."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -71,7 +71,6 @@ def relax(
     steps: int = 500,
     cell: bool = False,
     pressure: float = 0.0,
-    fixed: Sequence[Any] | np.ndarray | None = None,
     on_step: Callable[[RelaxRow], None] | None = None,
     skin: float = 1.0,
 ) -> RelaxResult:
@@ -80,7 +79,7 @@ def relax(
     FIRE (Bitzek et al., Phys. Rev. Lett. 97, 170201 (2006)) in ASE's form, with time step, mixing and counters of its own for
     every system; systems that have converged stand still. Cells move in the logarithm of the deformation, as with ASE's
     FrechetCellFilter: coordinates u times N, forces -dH/du over N, with H = E + P V. With ``cell`` the rows of that 3 x 3
-    force (eV) are held to ``fmax`` as well.
+    force (eV) are held to ``fmax`` as well. Atoms that a structure calls ``fixed`` stay, or move with the cell only.
 
     Args:
         potential: the force field.
@@ -89,8 +88,6 @@ def relax(
         steps: at most so many.
         cell: relax the cells too; all systems must be periodic in three directions.
         pressure: bar, with ``cell`` only.
-        fixed: (N,) bool over all atoms, True for atoms that stay; with ``cell`` they move with the cell. A list of one mask per
-            structure will do as well.
         on_step: called with a RelaxRow after every evaluation.
         skin: Angstrom, of the neighbour list.
     """
@@ -102,7 +99,7 @@ def relax(
         raise ValueError(f"System {system} is not periodic in three directions, so its cell cannot be relaxed: relax without the cell.")
     if pressure != 0.0 and not cell:
         raise ValueError("A pressure acts on the cell only: relax the cell too, or leave the pressure out.")
-    free_N1 = ~_fixed_mask(fixed, batch0)
+    free_N1 = _free_atoms(checked, batch0)
     counts_B = torch.bincount(batch0.system_N, minlength=batch0.num_systems)
     neighbors = VerletList(potential.cutoff, skin=skin)
     walk, batch = _begin(batch0), batch0
@@ -219,14 +216,9 @@ def _largest(force_N3: Tensor, pull_B33: Tensor, counts_B: Tensor) -> Tensor:
     return torch.maximum(atoms_B, torch.linalg.vector_norm(pull_B33, dim=2).amax(1))
 
 
-def _fixed_mask(fixed: Sequence[Any] | np.ndarray | None, batch: Batch) -> Tensor:
-    if fixed is None:
-        return torch.zeros(batch.num_atoms, 1, dtype=torch.bool, device=batch.positions_N3.device)
-    parts = [np.atleast_1d(np.asarray(part, dtype=bool)) for part in fixed]
-    mask = np.concatenate(parts)
-    if mask.shape != (batch.num_atoms,):
-        raise ValueError(f"fixed has {mask.size} entries for {batch.num_atoms} atoms: give one truth value per atom.")
-    return torch.as_tensor(mask, device=batch.positions_N3.device).unsqueeze(1)
+def _free_atoms(structures: list[Structure], batch: Batch) -> Tensor:
+    masks = [np.zeros(len(s), dtype=bool) if s.fixed is None else s.fixed for s in structures]
+    return torch.as_tensor(~np.concatenate(masks), device=batch.positions_N3.device).unsqueeze(1)
 
 
 def _check(energy_B: Tensor, largest_B: Tensor, step: int) -> None:

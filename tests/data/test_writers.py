@@ -204,3 +204,13 @@ def test_atomic_path_refuses_folders_and_missing_parents() -> None:
         pass
     with pytest.raises(FileNotFoundError, match="create it first"):
         write_frames("nowhere/out.extxyz", [(water_molecule(), {})])
+
+
+@pytest.mark.parametrize("name", ["a.extxyz", "a.traj"])
+def test_fixed_atoms_go_round(tmp_path, name):
+    fixed = np.array([True, False, True])
+    structure = Structure(np.array([8, 1, 1]), np.eye(3), fixed=fixed)
+    write_frames(tmp_path / name, [structure])
+    assert (read_structures(tmp_path / name)[0].fixed == fixed).all()
+    write_frames(tmp_path / name, [Structure(np.array([8, 1, 1]), np.eye(3))])
+    assert read_structures(tmp_path / name)[0].fixed is None
