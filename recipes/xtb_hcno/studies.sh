@@ -19,7 +19,7 @@ resume=()
 case $study in
   nvt)
     "${mosso[@]}" md examples/water64.extxyz --ensemble nvt --temperature 300 --friction 0.01 --timestep 0.5 --steps 40000 \
-      --log-every 20 --write-every 40 --seed 1 --precision fp32 --device "$device" -o "$folder/water64_nvt.extxyz" "${resume[@]}"
+      --log-every 20 --write-every 80 --seed 1 --precision fp32 --device "$device" -o "$folder/water64_nvt.extxyz" "${resume[@]}"
     ;;
   nve)
     "${mosso[@]}" md examples/water64.extxyz --ensemble nve --temperature 300 --timestep 0.5 --steps 20000 \
