@@ -20,7 +20,8 @@ import torch
 from mosso.data.structure import Batch, Structure
 from mosso.graph.neighbors import neighbor_list
 from mosso.models.base import species_index
-from mosso.models.mace import MACE, MACESpec, initial_tensors
+from mosso.models.initial import initial_tensors
+from mosso.models.mace import MACE, MACESpec
 from mosso.models.outputs import evaluate
 from mosso.precision import Precision
 

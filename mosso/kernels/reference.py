@@ -52,7 +52,7 @@ class SpeciesGroups(NamedTuple):
 
     def gather(self, x_N: Tensor) -> Tensor:
         """(S, A, ...) rows of every species side by side."""
-        return x_N.index_select(0, self.rows_SA.flatten()).unflatten(0, self.rows_SA.shape)
+        return x_N.index_select(0, self.rows_SA.flatten()).view(*self.rows_SA.shape, *x_N.shape[1:])
 
     def scatter(self, x_SA: Tensor) -> Tensor:
         """(N, ...) back in the order of atoms; what the padding computed is dropped."""
@@ -65,7 +65,8 @@ def species_linear(x_NMC: Tensor, weights: Sequence[Tensor], degrees: Sequence[i
     mixed = []
     for part, weight in zip(degree_slices(tuple(degrees)), weights, strict=True):
         x_SBC = x_SAMC[:, :, part].flatten(1, 2)
-        mixed.append((x_SBC @ weight.index_select(0, groups.present_S)).unflatten(1, (x_SAMC.shape[1], -1)))
+        mixed_SBD = x_SBC @ weight.index_select(0, groups.present_S)
+        mixed.append(mixed_SBD.view(*x_SAMC.shape[:2], part.stop - part.start, weight.shape[2]))
     return groups.scatter(torch.cat(mixed, dim=2))
 
 

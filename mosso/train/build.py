@@ -40,7 +40,8 @@ def build_model(config: TrainConfig, statistics: Statistics) -> nn.Module:
 
 
 def _mace(config: TrainConfig, statistics: Statistics) -> nn.Module:
-    from mosso.models.mace import MACE, MACESpec, initial_tensors
+    from mosso.models.initial import initial_tensors
+    from mosso.models.mace import MACE, MACESpec
 
     options = MACE_DEFAULTS | config.model.options
     from_data = {

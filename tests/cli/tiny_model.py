@@ -4,7 +4,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 from mosso.engine.artifact import write_artifact
-from mosso.models.mace import MACESpec, initial_tensors
+from mosso.models.initial import initial_tensors
+from mosso.models.mace import MACESpec
 from mosso.weights.checkpoint import Checkpoint
 
 SPEC = MACESpec(

@@ -5,7 +5,8 @@ from dataclasses import replace
 import torch
 
 from mosso.engine.potential import Potential
-from mosso.models.mace import MACE, MACESpec, initial_tensors
+from mosso.models.initial import initial_tensors
+from mosso.models.mace import MACE, MACESpec
 from mosso.precision import Precision
 from mosso.weights.checkpoint import Checkpoint
 
