@@ -47,6 +47,7 @@ def md(
     otherwise; energies are summed in fp64.
     """
     from mosso.dynamics.simulate import load_state, require_settings, simulate
+    from mosso.engine.capture import for_many_steps
 
     check_out(out, (".extxyz", ".xyz", ".traj"))
     if out.resolve() == structure.resolve():
@@ -71,7 +72,7 @@ def md(
         recorder = Recorder(out, interruptible, first, settings, on_row)
         try:
             state = simulate(
-                pot, start, chosen, num_steps=max(left, 0), timestep=timestep, temperature_init=temperature, seed=seed, state=state,
+                for_many_steps(pot), start, chosen, num_steps=max(left, 0), timestep=timestep, temperature_init=temperature, seed=seed, state=state,
                 log_every=log_every, write_every=write_every, on_log=recorder.write_row, on_frame=recorder.write_frame,
             )  # fmt: skip
             reached = recorder.save(state)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mosso.data.structure import Batch
 
@@ -144,5 +144,7 @@ def edge_vectors(batch: Batch, graph: Graph) -> Tensor:
     vectors_E3 = displacements(batch, graph.senders_E, graph.receivers_E, graph.shifts_E3)
     if graph.num_edges == graph.capacity:
         return vectors_E3
-    real_E1 = (torch.arange(graph.capacity, device=vectors_E3.device) < graph.num_edges).unsqueeze(1)
-    return torch.where(real_E1, vectors_E3, vectors_E3.new_tensor([graph.cutoff, 0.0, 0.0]))
+    # How many edges are real is read on the device, so that a captured step sees the edges of today.
+    real_E1 = (torch.arange(graph.capacity, device=vectors_E3.device) < graph.receiver_offsets[-1]).unsqueeze(1)
+    padding_13 = nn.functional.pad(vectors_E3.new_full((1, 1), graph.cutoff), (0, 2))
+    return torch.where(real_E1, vectors_E3, padding_13)

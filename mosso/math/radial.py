@@ -168,11 +168,12 @@ def zbl_energy(distance_E: Tensor, z_i: Tensor, z_j: Tensor, radius_sum_E: Tenso
     Ziegler, Biersack, Littmark (1985); 14.3996 eV A is e^2/(4 pi eps0) and 0.529 A the Bohr radius as MACE rounds them.
     """
     screening = parameters["a_prefactor"] * 0.529 / (z_i ** parameters["a_exp"] + z_j ** parameters["a_exp"])
-    reduced = (distance_E / screening).unsqueeze(-1)
-    exponents = distance_E.new_tensor([3.2, 0.9423, 0.4028, 0.2016])
-    phi = (parameters["c"] * torch.exp(-exponents * reduced)).sum(-1)
+    reduced = distance_E / screening
+    terms = [c * torch.exp(-exponent * reduced) for c, exponent in zip(parameters["c"].unbind(), _ZBL_EXPONENTS, strict=True)]
+    phi = terms[0] + terms[1] + terms[2] + terms[3]
     pair = 14.3996 * z_i * z_j / distance_E * phi
     return 0.5 * pair * polynomial_envelope(distance_E, radius_sum_E, parameters["p"])
 
 
 ZBLParameters = dict[str, Tensor]
+_ZBL_EXPONENTS = (3.2, 0.9423, 0.4028, 0.2016)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from mosso.graph.graph import Graph
+from mosso.kernels import SpeciesGroups
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,7 +56,9 @@ class Model(Protocol):
         """Spin multiplicity the model stands for."""
         ...
 
-    def __call__(self, vectors_E3: Tensor, species_N: Tensor, graph: Graph, head: int = 0) -> NodeOutput: ...
+    def __call__(
+        self, vectors_E3: Tensor, species_N: Tensor, graph: Graph, head: int = 0, groups: SpeciesGroups | None = None
+    ) -> NodeOutput: ...
 
     def describe(self) -> dict[str, Any]:
         """The architecture as plain data (JSON types only)."""

@@ -265,6 +265,9 @@ class MACE(nn.Module):
         for name in ("radial_embedding", "pair_repulsion_fn", "atomic_energies_fn", "scale_shift"):
             if part := below(tensors, f"{name}."):
                 self.add_module(name, StockModule(part, torch.float64))
+        self.register_buffer("numbers_S", torch.tensor(spec.species), persistent=False)
+        transform = below(tensors, "radial_embedding.distance_transform.")
+        self._agnesi = [float(transform[name]) for name in "qpa"] if spec.distance_transform == "agnesi" else []
 
     if TYPE_CHECKING:
 
@@ -294,9 +297,14 @@ class MACE(nn.Module):
         """The specification as JSON types."""
         return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self.spec).items()}
 
-    def forward(self, vectors_E3: Tensor, species_N: Tensor, graph: Graph, head: int = 0) -> NodeOutput:
-        """Per-atom energies (eV) of atoms ``species_N`` (N,) joined by edge vectors (E, 3) float64, Angstrom."""
-        groups = kernels.SpeciesGroups.of(species_N)
+    def forward(
+        self, vectors_E3: Tensor, species_N: Tensor, graph: Graph, head: int = 0, groups: kernels.SpeciesGroups | None = None
+    ) -> NodeOutput:
+        """Per-atom energies (eV) of atoms ``species_N`` (N,) joined by edge vectors (E, 3) float64, Angstrom.
+
+        ``groups`` are made from the species where they are not given, which waits for the device.
+        """
+        groups = kernels.SpeciesGroups.of(species_N) if groups is None else groups
         distance_E = torch.linalg.vector_norm(vectors_E3, dim=1)
         edges = self.edge_features(vectors_E3, distance_E, species_N, graph)
 
@@ -322,11 +330,9 @@ class MACE(nn.Module):
         envelope_E1 = polynomial_envelope(distance, spec.r_max, spec.num_polynomial_cutoff).unsqueeze(1)
         argument = distance
         if spec.distance_transform == "agnesi":
-            constants = radial.distance_transform
-            radii_S = constants.covalent_radii[torch.as_tensor(self.species, device=distance.device)]
+            radii_S = radial.distance_transform.covalent_radii[self.numbers_S]
             bond_E = 0.5 * (radii_S[species_N[graph.senders_E]] + radii_S[species_N[graph.receivers_E]]).to(distance.dtype)
-            q, p, a = (float(getattr(constants, name)) for name in "qpa")
-            argument = agnesi_transform(distance, bond_E, q, p, a)
+            argument = agnesi_transform(distance, bond_E, *self._agnesi)
         radial_EK = bessel_basis(argument, radial.bessel_fn.bessel_weights.to(distance.dtype), spec.r_max)
         if spec.apply_cutoff:
             radial_EK = radial_EK * envelope_E1
@@ -339,7 +345,7 @@ class MACE(nn.Module):
         if not self.spec.pair_repulsion:
             return distance_E.new_zeros(species_N.shape[0])
         parameters = dict(self.pair_repulsion_fn.named_buffers()) | dict(self.pair_repulsion_fn.named_parameters())
-        numbers_N = torch.as_tensor(self.species, device=species_N.device)[species_N]
+        numbers_N = self.numbers_S[species_N]
         z_i, z_j = numbers_N[graph.senders_E], numbers_N[graph.receivers_E]
         radii = parameters["covalent_radii"]
         pair_E = zbl_energy(distance_E, z_i.to(distance_E.dtype), z_j.to(distance_E.dtype), radii[z_i] + radii[z_j], parameters)

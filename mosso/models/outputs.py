@@ -63,6 +63,7 @@ def evaluate(
     stress: bool = False,
     virials: bool = False,
     precision: str = "",
+    groups: kernels.SpeciesGroups | None = None,
 ) -> Output:
     """Energy and, from one backward pass to the edge vectors, forces, stress and per-atom virials.
 
@@ -72,7 +73,7 @@ def evaluate(
     differentiate = forces or stress or virials
     with torch.set_grad_enabled(differentiate):
         vectors_E3 = edge_vectors(batch, graph).detach().requires_grad_(differentiate)
-        node_energy_N = model(vectors_E3, species_N, graph, head).energy_N
+        node_energy_N = model(vectors_E3, species_N, graph, head, groups).energy_N
         energy_B = kernels.segment_sum(node_energy_N, batch.system_N, batch.num_systems)
     gradient_E3 = edge_gradient(energy_B.sum(), vectors_E3) if differentiate else None
     vectors_E3 = vectors_E3.detach()

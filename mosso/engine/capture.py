@@ -1,0 +1,127 @@
+"""One CUDA graph per evaluation: model, backward pass, forces and stress replayed without a launch from the host."""
+
+from dataclasses import fields, replace
+
+import torch
+from torch import Tensor
+
+from mosso.data.structure import Batch, Structure
+from mosso.engine.potential import Potential
+from mosso.graph.graph import Graph
+from mosso.kernels import SpeciesGroups
+from mosso.models import outputs
+from mosso.models.base import species_index
+from mosso.models.outputs import Output
+
+# Room for edges beyond those of the first call, so that a liquid does not outgrow its buffers every few steps.
+HEADROOM = 1.2
+_WARM_UP = 3  # evaluations before capture: lazy initialisation of libraries must not be recorded
+
+
+class CapturedPotential:
+    """A Potential on CUDA whose ``evaluate`` replays a recorded graph.
+
+    The recording holds for the same atoms (numbers, systems, pbc) and up to a capacity of edges; positions, cell and edges are
+    copied into its buffers before each replay. Other atoms, another choice of outputs or more edges make a new recording. Edges
+    of the padding have the length of the cutoff and contribute exact zeros.
+
+    Everything else (``batch``, ``graph``, ``cutoff``, ...) is the Potential's own, so this object does for dynamics what the
+    Potential does.
+    """
+
+    def __init__(self, potential: Potential) -> None:
+        if potential.device.type != "cuda":
+            raise ValueError(f"Capturing needs a CUDA device, the potential is on {potential.device}: use it as it is there.")
+        self.potential = potential
+        self._recording: _Recording | None = None
+        self.num_recordings = 0
+
+    @property
+    def device(self) -> torch.device:
+        return self.potential.device
+
+    @property
+    def cutoff(self) -> float:
+        """Angstrom."""
+        return self.potential.cutoff
+
+    def batch(self, structures: list[Structure]) -> Batch:
+        return self.potential.batch(structures)
+
+    def graph(self, batch: Batch) -> Graph:
+        return self.potential.graph(batch)
+
+    def evaluate(self, batch: Batch, graph: Graph, *, stress: bool = False) -> Output:
+        """As ``Potential.evaluate``, with forces."""
+        if self._recording is None or not self._recording.fits(batch, graph, stress):
+            self._recording = None  # frees its memory before the next one takes some
+            self._recording = _Recording(self.potential, batch, graph, stress)
+            self.num_recordings += 1
+        return self._recording.replay(batch, graph)
+
+
+class _Recording:
+    """A captured graph with its input and output buffers."""
+
+    def __init__(self, potential: Potential, batch: Batch, graph: Graph, stress: bool) -> None:
+        self.stress = stress
+        self.numbers_N = batch.numbers_N
+        self.batch = replace(batch, positions_N3=batch.positions_N3.clone(), cell_B33=batch.cell_B33.clone())
+        padded = graph.padded(max(int(HEADROOM * graph.capacity), 1)) if batch.num_atoms else graph
+        # Not the number of edges at recording: it is read from the row offsets at every replay.
+        copies = {f.name: getattr(padded, f.name).clone() for f in fields(Graph) if isinstance(getattr(padded, f.name), Tensor)}
+        self.graph = replace(padded, **copies, num_edges=0)
+        species_N = species_index(batch.numbers_N, potential.species)
+        groups = SpeciesGroups.of(species_N)
+
+        def step() -> Output:
+            return outputs.evaluate(
+                potential.model,
+                self.batch,
+                self.graph,
+                species_N,
+                head=potential.heads.index(potential.head),
+                forces=True,
+                stress=stress,
+                precision=potential.precision.name,
+                groups=groups,
+            )
+
+        stream = torch.cuda.Stream(potential.device)
+        stream.wait_stream(torch.cuda.current_stream(potential.device))
+        with torch.cuda.stream(stream):
+            for _ in range(_WARM_UP):
+                step()
+        torch.cuda.current_stream(potential.device).wait_stream(stream)
+        self.cuda_graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self.cuda_graph):
+            self.output = step()
+
+    def fits(self, batch: Batch, graph: Graph, stress: bool) -> bool:
+        """Whether a replay answers for these inputs; the same numbers tensor is taken for the same atoms without looking."""
+        return (
+            stress == self.stress
+            and graph.capacity <= self.graph.capacity
+            and batch.offsets == self.batch.offsets
+            and (batch.numbers_N is self.numbers_N or torch.equal(batch.numbers_N, self.numbers_N))
+        )
+
+    def replay(self, batch: Batch, graph: Graph) -> Output:
+        self.batch.positions_N3.copy_(batch.positions_N3)
+        self.batch.cell_B33.copy_(batch.cell_B33)
+        last = max(batch.num_atoms - 1, 0)
+        for name, filler in (("senders_E", last), ("receivers_E", last), ("shifts_E3", 0), ("transpose_E", 0)):
+            buffer, values = getattr(self.graph, name), getattr(graph, name)
+            buffer[: graph.capacity].copy_(values)
+            buffer[graph.capacity :].fill_(filler)
+        self.graph.receiver_offsets.copy_(graph.receiver_offsets)
+        self.graph.sender_offsets.copy_(graph.sender_offsets)
+        self.cuda_graph.replay()
+        # Copies, because the next replay writes into the same memory.
+        copies = {f.name: getattr(self.output, f.name).clone() for f in fields(Output) if isinstance(getattr(self.output, f.name), Tensor)}
+        return replace(self.output, **copies)
+
+
+def for_many_steps(potential: Potential) -> Potential | CapturedPotential:
+    """The form of a potential that is fastest when the same atoms are evaluated again and again, as in dynamics."""
+    return CapturedPotential(potential) if potential.device.type == "cuda" else potential

@@ -1,0 +1,68 @@
+"""A captured evaluation gives what the eager one gives, for moved atoms, other edges, other cells, and after outgrowing its buffers."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from models.zoo import potential
+from systems import water_box
+
+from mosso.dynamics.integrators import Langevin
+from mosso.dynamics.simulate import simulate
+from mosso.engine.capture import CapturedPotential
+from mosso.engine.potential import Potential
+
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
+
+
+def on_cuda(name: str, precision: str) -> Potential:
+    made = potential(name, precision)
+    made.device = torch.device("cuda")
+    made.model = made.model.to(made.device)
+    return made
+
+
+@pytest.mark.parametrize("precision", ["fp64", "fp32"])
+@pytest.mark.parametrize("name", ["mace-plain", "mace-density-agnesi-zbl", "mace-degree-3-three-layers"])
+def test_replays_follow_the_inputs(name: str, precision: str) -> None:
+    eager = on_cuda(name, precision)
+    captured = CapturedPotential(eager)
+    batch = eager.batch([water_box(2, seed=1), water_box(1, seed=2)])
+    generator = torch.Generator("cuda").manual_seed(0)
+    tolerance = 1e-10 if precision == "fp64" else 1e-5
+    for _ in range(4):
+        noise = 0.05 * torch.randn(batch.positions_N3.shape, generator=generator, device="cuda", dtype=torch.float64)
+        moved = replace(batch, positions_N3=batch.positions_N3 + noise, cell_B33=1.001 * batch.cell_B33)
+        graph = eager.graph(moved)
+        for stress in (True,):
+            want, got = eager.evaluate(moved, graph, stress=stress), captured.evaluate(moved, graph, stress=stress)
+            torch.testing.assert_close(got.energy, want.energy, rtol=tolerance, atol=0)
+            torch.testing.assert_close(got.forces, want.forces, rtol=0, atol=tolerance * float(want.forces.abs().max()))
+            torch.testing.assert_close(got.stress, want.stress, rtol=0, atol=tolerance * float(want.stress.abs().max()))
+        batch = moved
+    assert captured.num_recordings == 1
+    squeezed = replace(batch, positions_N3=0.8 * batch.positions_N3, cell_B33=0.8 * batch.cell_B33)
+    graph = eager.graph(squeezed)
+    torch.testing.assert_close(
+        captured.evaluate(squeezed, graph, stress=True).energy, eager.evaluate(squeezed, graph).energy, rtol=tolerance, atol=0
+    )
+    assert captured.num_recordings == 2
+
+
+def test_results_are_not_overwritten_by_the_next_replay() -> None:
+    captured = CapturedPotential(on_cuda("mace-plain", "fp64"))
+    batch = captured.batch([water_box(1, seed=2)])
+    first = captured.evaluate(batch, captured.graph(batch))
+    kept = first.forces.clone()
+    moved = replace(batch, positions_N3=batch.positions_N3 * 1.02)
+    captured.evaluate(moved, captured.graph(moved))
+    assert torch.equal(first.forces, kept)
+
+
+def test_dynamics_on_a_captured_potential() -> None:
+    eager = on_cuda("mace-plain", "fp64")
+    states = [
+        simulate(p, [water_box(2, seed=1)], Langevin(300.0), num_steps=30, timestep=0.2, temperature_init=50.0, seed=4)
+        for p in (eager, CapturedPotential(eager))
+    ]
+    torch.testing.assert_close(states[0].batch.positions_N3, states[1].batch.positions_N3, rtol=0, atol=1e-9)
