@@ -1,11 +1,13 @@
 """One CUDA graph per evaluation: model, backward pass, forces and stress replayed without a launch from the host."""
 
+from collections.abc import Iterable
 from dataclasses import fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from mosso.data.structure import Batch, Structure
+from mosso.data.structure import Batch
 from mosso.engine.potential import Potential
 from mosso.graph.graph import Graph
 from mosso.kernels import SpeciesGroups
@@ -45,7 +47,7 @@ class CapturedPotential:
         """Angstrom."""
         return self.potential.cutoff
 
-    def batch(self, structures: list[Structure]) -> Batch:
+    def batch(self, structures: Iterable[Any]) -> Batch:
         return self.potential.batch(structures)
 
     def graph(self, batch: Batch) -> Graph:
