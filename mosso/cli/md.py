@@ -72,9 +72,19 @@ def md(
         recorder = Recorder(out, interruptible, first, settings, on_row)
         try:
             state = simulate(
-                for_many_steps(pot), start, chosen, num_steps=max(left, 0), timestep=timestep, temperature_init=temperature,
-                seed=seed, state=state, log_every=log_every, write_every=write_every, on_log=recorder.write_row, on_frame=recorder.write_frame,
-            )  # fmt: skip
+                for_many_steps(pot),
+                start,
+                chosen,
+                num_steps=max(left, 0),
+                timestep=timestep,
+                temperature_init=temperature,
+                seed=seed,
+                log_every=log_every,
+                write_every=write_every,
+                on_log=recorder.write_row,
+                on_frame=recorder.write_frame,
+                state=state,
+            )
             reached = recorder.save(state)
         except KeyboardInterrupt:
             completed = False
