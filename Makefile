@@ -14,10 +14,10 @@ demo: .venv/installed
 		--timestep 0.5 --steps 400 --log-every 20 --write-every 20 --seed 0 -o demo-out/water24.extxyz
 
 test: .venv/tested
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow and not gpu"
+	CUDA_VISIBLE_DEVICES= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow and not gpu"
 
 test-slow: .venv/tested
-	$(BIN)/python -m pytest -m "slow and not gpu"
+	CUDA_VISIBLE_DEVICES= $(BIN)/python -m pytest -m "slow and not gpu"
 
 test-gpu: .venv/tested
 	$(BIN)/python -m pytest -m gpu

@@ -73,20 +73,21 @@ class _Recording:
         # Not the number of edges at recording: it is read from the row offsets at every replay.
         copies = {f.name: getattr(padded, f.name).clone() for f in fields(Graph) if isinstance(getattr(padded, f.name), Tensor)}
         self.graph = replace(padded, **copies, num_edges=0)
-        species_N = species_index(batch.numbers_N, potential.species)
-        groups = SpeciesGroups.of(species_N)
+        # Kept, because the recording reads them at every replay.
+        self.species_N = species_index(batch.numbers_N, potential.species)
+        self.groups = SpeciesGroups.of(self.species_N)
 
         def step() -> Output:
             return outputs.evaluate(
                 potential.model,
                 self.batch,
                 self.graph,
-                species_N,
+                self.species_N,
                 head=potential.heads.index(potential.head),
                 forces=True,
                 stress=stress,
                 precision=potential.precision.name,
-                groups=groups,
+                groups=self.groups,
             )
 
         stream = torch.cuda.Stream(potential.device)

@@ -49,7 +49,6 @@ class Case:
     zero_shift: bool = False
     small: bool = False
     hessian: bool = False
-    float32: bool = False
     save_model: bool = False
     seed: int = 0
     message_gain: float = 1.0  # of seeded_weights.fill; tuned once so that max |F| is about 30 eV/A
@@ -63,7 +62,6 @@ FULL_SIZE = (
         species=(26, 8, 79, 1, 92),
         hidden_irreps="128x0e+128x1o",
         per_head=False,
-        float32=True,
     ),
     Case(
         name="mp0_large",

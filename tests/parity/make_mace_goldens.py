@@ -27,7 +27,7 @@ from seeded_weights import ATOMIC_ENERGIES, SHIFT, fill, fingerprint, is_filled
 GOLDENS = Path(__file__).parent / "goldens"
 U_MATRICES = "u_matrices.npz"
 FULL_SIZE_FEATURES = "crystal_small"  # the only structure whose node_feats a full-size case keeps
-NOT_ARCHITECTURE = ("name", "species", "small", "hessian", "float32", "save_model", "seed", "message_gain")
+NOT_ARCHITECTURE = ("name", "species", "small", "hessian", "save_model", "seed", "message_gain")
 NOTES = {
     "units": "eV, Angstrom; stress in eV/A^3, tension positive",
     "node_energy": "includes the atomic energy E0 of the head; sums to the energy",
@@ -180,15 +180,14 @@ def evaluate(model: torch.nn.Module, case: Case, structures: list[Structure]) ->
 
 
 def evaluate_float32(case: Case, structures: list[Structure]) -> dict[str, np.ndarray]:
-    """Float32 results of the larger crystal, weights drawn in float64 and rounded."""
-    structure = next(s for s in structures if s.name == "crystal_large")
+    """Forces that mace makes itself in float32, first head, weights drawn in float64 and rounded: what rounding costs the original."""
     torch.set_default_dtype(torch.float32)
     try:
         model = build(case)
-        result = mace_evaluate.run(model, [structure], [case.heads[0]])
+        forces = [mace_evaluate.run(model, [structure], [case.heads[0]])["forces"] for structure in structures]
     finally:
         torch.set_default_dtype(torch.float64)
-    return {f"float32_{name}": result[name] for name in mace_evaluate.OUTPUTS}
+    return {"float32_forces": np.concatenate(forces)}
 
 
 def merge_u_matrices(path: Path, u_matrices: dict[str, np.ndarray]) -> None:
@@ -223,8 +222,7 @@ def make(case: Case, folder: Path) -> None:
     if case.hessian:
         molecule = next(s for s in structures if s.name == "molecule")
         arrays["hessian_molecule"] = mace_evaluate.hessian(model, molecule, case.heads[0])
-    if case.float32:
-        arrays |= evaluate_float32(case, structures)
+    arrays |= evaluate_float32(case, structures)
     if case.save_model:
         torch.save(model, folder / f"{case.name}.model")
         state = {name: value.numpy() for name, value in model.state_dict().items()}

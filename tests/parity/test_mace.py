@@ -1,7 +1,5 @@
 """mosso against mace-torch 0.3.16: random weights of full size, small odd architectures, real checkpoints."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
@@ -69,20 +67,22 @@ def test_mixed_batch(name: str) -> None:
 
 @pytest.mark.parametrize("name", case_names())
 def test_float32(name: str) -> None:
-    """Within 1e-5, or three times what rounding the weights alone does where random weights are that ill-conditioned."""
+    """Forces within 1e-5 of the largest, or a few times what mace-torch loses itself where random weights are that ill-conditioned.
+
+    Both errors are samples of the same rounding noise, hence the factor.
+    """
     golden = load(name)
-    rounded = replace(golden, tensors={k: v.float().double() if v.is_floating_point() else v for k, v in golden.tensors.items()})
-    single, conditioned = potential_of(golden, "fp32"), potential_of(rounded)
+    potential = potential_of(golden, "fp32")
     for i, (structure, atoms) in enumerate(zip(golden.structures, atoms_of(golden), strict=True)):
-        output, exact = single(structure), conditioned(structure)
-        forces = golden.arrays["forces"][0, atoms]
-        from_rounding = np.abs(exact.forces.numpy() - forces).max() / max(np.abs(forces).max(), 1e-3)
-        assert_close(output.forces, forces, max(1e-5, 3 * from_rounding))
+        output, forces = potential(structure), golden.arrays["forces"][0, atoms]
+        theirs = np.abs(golden.arrays["float32_forces"][atoms] - forces).max() / max(np.abs(forces).max(), 1e-3)
+        allowed = max(1e-5, 4 * theirs)
+        assert_close(output.forces, forces, allowed)
         assert float(output.energy) == pytest.approx(golden.arrays["energy"][0, i], rel=1e-5)
         assert output.energy.dtype == torch.float64
         assert output.precision == "fp32"
         if structure.pbc.all():
-            assert_close(output.stress, golden.arrays["stress"][0, i], max(1e-5, 3 * from_rounding))
+            assert_close(output.stress, golden.arrays["stress"][0, i], allowed)
 
 
 @pytest.mark.parametrize("name", [n for n in case_names() if "node_feats" in load(n).arrays])
