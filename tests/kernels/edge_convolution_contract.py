@@ -192,12 +192,13 @@ class Op(torch.nn.Module):
         return kernels.edge_convolution(x, harmonics, weights, *edges, self.degrees_in, self.paths, implementation="triton")
 
 
+@pytest.mark.parametrize("dynamic", [False, True])
 @pytest.mark.filterwarnings("ignore")
-def test_compile_and_export() -> None:
+def test_compile_and_export(dynamic: bool) -> None:
     case = make_case((0, 1), 1, 3, 6, 2)
     op, inputs = Op(case), [t.clone().requires_grad_() for t in case[:3]]
     want = op(*inputs, case.edges)
-    compiled = torch.compile(op, backend="inductor" if CUDA else "aot_eager", fullgraph=True)
+    compiled = torch.compile(op, backend="inductor" if CUDA else "aot_eager", fullgraph=True, dynamic=dynamic)
     got = compiled(*inputs, case.edges)
     torch.testing.assert_close(got, want)
     for ours, theirs in zip(

@@ -76,7 +76,7 @@ def _sum_outgoing(grad_edges, transpose, sender_offsets, out, WIDTH: tl.constexp
 def _sum_parts(parts, receiver_offsets, out, num_nodes, num_edges, PARTS: tl.constexpr, WIDTH: tl.constexpr, BLOCK: tl.constexpr):
     """out (E, WIDTH) = sum of the (PARTS, E, WIDTH) parts; zero for padding edges, whose parts nobody wrote."""
     end = tl.load(receiver_offsets + num_nodes) * WIDTH
-    size = num_edges.to(tl.int64) * WIDTH
+    size = tl.cast(num_edges, tl.int64) * WIDTH
     element = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     total = tl.zeros((BLOCK,), out.dtype.element_ty)
     for part in tl.static_range(PARTS):
@@ -88,7 +88,7 @@ def _sum_parts(parts, receiver_offsets, out, num_nodes, num_edges, PARTS: tl.con
 def _zero_padding(receiver_offsets, out, num_nodes, num_edges, PROGRAMS: tl.constexpr, WIDTH: tl.constexpr, BLOCK: tl.constexpr):
     """Zeros in the rows of (E, WIDTH) behind the last real edge; how many there are is known on the device only."""
     first = tl.load(receiver_offsets + num_nodes) * WIDTH + tl.program_id(0) * BLOCK
-    size = num_edges.to(tl.int64) * WIDTH
+    size = tl.cast(num_edges, tl.int64) * WIDTH
     for start in range(first, size, PROGRAMS * BLOCK):
         element = start + tl.arange(0, BLOCK)
         tl.store(out + element, tl.zeros((BLOCK,), out.dtype.element_ty), mask=element < size)
