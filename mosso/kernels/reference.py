@@ -86,25 +86,35 @@ def edge_convolution(
     weights_EPC: Tensor,
     senders_E: Tensor,
     receivers_E: Tensor,
+    receiver_offsets: Tensor,
+    transpose_E: Tensor,
+    sender_offsets: Tensor,
     degrees_in: tuple[int, ...],
     paths: Sequence[CouplingPath],
-) -> list[Tensor]:
-    """Per path p, (N, 2 l_out + 1, C): sum over edges of w_p * CG(x of the sender, Y of the edge).
+) -> Tensor:
+    """(N, K, C): sum over edges of w_p * CG(x of the sender, Y of the edge), the 2 l_out + 1 rows of each path in turn.
 
     Batatia et al., MACE (2022), equation 8, before the linear mixing of paths.
+
+    Edges come sorted by receiver: those into atom n are receiver_offsets[n]:receiver_offsets[n + 1], those out of it
+    transpose_E[sender_offsets[n]:sender_offsets[n + 1]] (both (N + 1,) int64, for sums without atomics). Edges behind
+    receiver_offsets[-1] are padding: they add nothing and get zero gradients.
     """
-    num_nodes = x_NMC.shape[0]
+    num_nodes, num_edges = x_NMC.shape[0], senders_E.shape[0]
     max_ell = max(path.l_edge for path in paths)
     where_in = dict(zip(degrees_in, degree_slices(degrees_in), strict=True))
     where_edge = degree_slices(tuple(range(max_ell + 1)))
+    # Padding goes to a row of its own, which is dropped.
+    real_E = torch.arange(num_edges, device=senders_E.device) < receiver_offsets[-1]
+    rows_E = torch.where(real_E, receivers_E, num_nodes)
     x_EMC = x_NMC.index_select(0, senders_E)
     sums = []
     for p, path in enumerate(paths):
         coupling_JKI = _coupling(path, x_NMC.dtype, x_NMC.device)
         coupled_EKI = (harmonics_EM[:, where_edge[path.l_edge]] @ coupling_JKI.flatten(1)).unflatten(1, coupling_JKI.shape[1:])
         weighted_EIC = x_EMC[:, where_in[path.l_in]] * weights_EPC[:, p].unsqueeze(1)
-        sums.append(segment_sum(coupled_EKI @ weighted_EIC, receivers_E, num_nodes))
-    return sums
+        sums.append(segment_sum(coupled_EKI @ weighted_EIC, rows_E, num_nodes + 1)[:num_nodes])
+    return torch.cat(sums, dim=1)
 
 
 @lru_cache(maxsize=1024)

@@ -4,7 +4,7 @@ Real spherical harmonics of degree l are ordered m = -l..l with y as the polar a
 """
 
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from math import factorial, sqrt
 
@@ -63,19 +63,35 @@ def wigner_3j(l1: int, l2: int, l3: int) -> np.ndarray:
     return coupling
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class CouplingPath:
     """One allowed product sender degree x edge degree -> receiver degree.
 
     Attributes:
         l_in, l_edge, l_out: the degrees.
-        coupling: (2 l_in + 1, 2 l_edge + 1, 2 l_out + 1), wigner_3j times sqrt(2 l_out + 1).
+        factor: what wigner_3j is multiplied by; sign conventions of other packages go here.
+        text: the path as ``l_in,l_edge,l_out,factor``, for ops whose arguments are plain; made once, because
+            torch.compile takes a string for a constant but not always a number.
     """
 
     l_in: int
     l_edge: int
     l_out: int
-    coupling: np.ndarray
+    factor: float
+    text: str = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "text", f"{self.l_in},{self.l_edge},{self.l_out},{self.factor!r}")
+
+    @staticmethod
+    def parse(text: str) -> "CouplingPath":
+        l_in, l_edge, l_out, factor = text.split(",")
+        return CouplingPath(int(l_in), int(l_edge), int(l_out), float(factor))
+
+    @property
+    def coupling(self) -> np.ndarray:
+        """(2 l_in + 1, 2 l_edge + 1, 2 l_out + 1) float64."""
+        return self.factor * wigner_3j(self.l_in, self.l_edge, self.l_out)
 
 
 @cache
@@ -86,7 +102,7 @@ def convolution_paths(degrees_in: tuple[int, ...], max_ell: int) -> tuple[Coupli
     Batatia et al., MACE (2022), equation 8.
     """
     found = [
-        CouplingPath(l_in, l_edge, l_out, wigner_3j(l_in, l_edge, l_out) * sqrt(2 * l_out + 1))
+        CouplingPath(l_in, l_edge, l_out, sqrt(2 * l_out + 1))
         for l_in in degrees_in
         for l_edge in range(max_ell + 1)
         for l_out in range(abs(l_in - l_edge), min(l_in + l_edge, max_ell) + 1)
