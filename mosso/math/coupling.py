@@ -167,12 +167,17 @@ class ContractionTable:
         mix: per (degree, order) in the order of the U tensors, the terms it feeds (T',) and its (T', K) matrix,
             so that coefficients = mix @ weights.
         num_rows: components of the output.
+        num_components: M, components of A.
+        text: the polynomial in writing, ``M rows;row:i.j.k;..`` with one entry per term. An op takes no other constant
+            that is hashed fast, compared by content and stored in an exported program.
     """
 
     factors: np.ndarray
     rows: np.ndarray
     mix: tuple[tuple[np.ndarray, np.ndarray], ...]
     num_rows: int
+    num_components: int
+    text: str
 
 
 def contraction_table(u_tensors: list[list[np.ndarray]]) -> ContractionTable:
@@ -195,4 +200,6 @@ def contraction_table(u_tensors: list[list[np.ndarray]]) -> ContractionTable:
     # Terms of different order never coincide, so each one belongs to exactly one U tensor.
     terms, number = np.unique(np.concatenate(keys), axis=0, return_inverse=True)
     numbers = np.split(number.ravel(), np.cumsum([len(key) for key in keys])[:-1])
-    return ContractionTable(terms[:, 1:], terms[:, 0], tuple(zip(numbers, matrices, strict=True)), start)
+    written = [f"{row}:{'.'.join(str(i) for i in factors if i < one)}" for row, *factors in terms.tolist()]
+    text = ";".join([f"{one} {start}", *written])
+    return ContractionTable(terms[:, 1:], terms[:, 0], tuple(zip(numbers, matrices, strict=True)), start, one, text)
