@@ -1,6 +1,6 @@
 """Ops on tensors. Models call these names; dispatch.py decides which implementation runs."""
 
-from mosso.kernels.dispatch import edge_convolution
+from mosso.kernels.dispatch import edge_convolution, symmetric_contraction
 from mosso.kernels.reference import (
     SpeciesGroups,
     fold_contraction,
@@ -8,7 +8,6 @@ from mosso.kernels.reference import (
     radial_mlp,
     segment_sum,
     species_linear,
-    symmetric_contraction,
 )
 
 __all__ = [

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from mosso.kernels import reference
-from mosso.math.coupling import CouplingPath
+from mosso.math.coupling import ContractionTable, CouplingPath
 
 IMPLEMENTATIONS = ("auto", "reference", "triton")
 
@@ -80,3 +80,14 @@ def edge_convolution(
     from mosso.kernels.fused import edge_convolution as fused
 
     return fused.edge_convolution(*arguments, degrees_in, paths)
+
+
+def symmetric_contraction(
+    a_NMC: Tensor, coefficients_STC: Tensor, groups: reference.SpeciesGroups, table: ContractionTable, implementation: str = "auto"
+) -> Tensor:
+    """(N, M', C): see ``reference.symmetric_contraction``; ``implementation`` is auto, reference or triton."""
+    if choose(implementation, "symmetric_contraction", a_NMC, coefficients_STC) == "reference":
+        return reference.symmetric_contraction(a_NMC, coefficients_STC, groups, table)
+    from mosso.kernels.fused import symmetric_contraction as fused
+
+    return fused.symmetric_contraction_triton(a_NMC, coefficients_STC, groups.species_N, table, groups.order_N)

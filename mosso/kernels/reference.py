@@ -31,11 +31,15 @@ class SpeciesGroups(NamedTuple):
     """Atoms brought together by species, so that per-species weights become one batched product.
 
     Attributes:
+        species_N: species of every atom.
+        order_N: atoms sorted by species.
         present_S: species that occur, ascending.
         rows_SA: atom indices of each, padded with atom 0 to the size of the largest group.
         slot_N: where atom n stands in the flattened (S, A) layout.
     """
 
+    species_N: Tensor
+    order_N: Tensor
     present_S: Tensor
     rows_SA: Tensor
     slot_N: Tensor
@@ -48,7 +52,9 @@ class SpeciesGroups(NamedTuple):
         within_N = torch.arange(len(order_N), device=order_N.device) - (counts_S.cumsum(0) - counts_S)[group_N]
         rows_SA = order_N.new_zeros(len(present_S), size)
         rows_SA[group_N, within_N] = order_N
-        return SpeciesGroups(present_S, rows_SA, torch.empty_like(order_N).index_copy_(0, order_N, group_N * size + within_N))
+        return SpeciesGroups(
+            species_N, order_N, present_S, rows_SA, torch.empty_like(order_N).index_copy_(0, order_N, group_N * size + within_N)
+        )
 
     def gather(self, x_N: Tensor) -> Tensor:
         """(S, A, ...) rows of every species side by side."""
