@@ -125,9 +125,9 @@ def test_equals_the_reference_to_second_order(name: str) -> None:
     check(SHAPES[name]())
 
 
-@pytest.mark.parametrize(("step", "max_sums"), [(2, 128), (1, 0), (2, 30), (3, 0)])
-def test_every_way_to_cut_the_kernel(step: int, max_sums: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fused, "config", lambda direction, *_: fused.Config(32, 1, step, max_sums))
+@pytest.mark.parametrize(("step", "max_sums", "ahead"), [(2, 128, False), (1, 0, False), (2, 30, True), (3, 0, False), (1, 128, True)])
+def test_every_way_to_cut_the_kernel(step: int, max_sums: int, ahead: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fused, "config", lambda direction, *_: fused.Config(32, 1, step, max_sums, ahead))
     check(make_case((0, 1), 2, 2, 5, 3, padding=1), (torch.float64,))
 
 

@@ -43,6 +43,30 @@ def test_other_layers(degrees_in: tuple[int, ...]) -> None:
 
 
 @pytest.mark.parametrize("implementation", [pytest.param("triton", marks=gpu)])
+def test_captured_in_a_cuda_graph(implementation: str) -> None:
+    case = contract.make_case((0, 1), 2, 20, 300, 64, padding=40)
+    inputs = [t.float().requires_grad_() for t in case[:3]]
+
+    def run() -> list[Tensor]:
+        out = kernels.edge_convolution(*inputs, *case.edges, case.degrees_in, case.paths, implementation=implementation)
+        return [out, *torch.autograd.grad(out.square().sum(), inputs)]
+
+    side = torch.cuda.Stream()
+    with torch.cuda.stream(side):
+        run()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = run()
+    with torch.no_grad():
+        for t in inputs:
+            t.mul_(0.5)
+    graph.replay()
+    for got, want in zip(captured, run(), strict=True):
+        assert torch.equal(got, want)
+
+
+@pytest.mark.parametrize("implementation", [pytest.param("triton", marks=gpu)])
 def test_offsets_past_two_to_the_31(implementation: str) -> None:
     """The last of so many edges that their weights take more than 2^31 numbers, against the same edges alone."""
     case = contract.make_case((0, 1), 3, 4, 8, 128)

@@ -35,6 +35,7 @@ class Config(NamedTuple):
         num_warps: warps of one program.
         step: edges whose loads are under way together.
         max_sums: numbers per channel that are kept in registers over the loop.
+        ahead: load the numbers of the next step while this one computes.
         warp_sum: bytes of a number where dY is summed by shuffles written out (block 32, one warp), else 0.
     """
 
@@ -42,6 +43,7 @@ class Config(NamedTuple):
     num_warps: int
     step: int
     max_sums: int
+    ahead: bool = False
     warp_sum: int = 0
 
 
@@ -53,7 +55,7 @@ def config(direction: str, channels: int, num_harmonics: int, itemsize: int) -> 
         return Config(block, block // 32, 1, max_sums)
     # One warp, so that its sums over channels stay within the warp.
     nvidia = torch.version.cuda is not None and not INTERPRETED
-    return Config(32, 1, 1, max_sums, itemsize if nvidia and num_harmonics <= 32 else 0)
+    return Config(32, 1, 1, max_sums, warp_sum=itemsize if nvidia and num_harmonics <= 32 else 0)
 
 
 @triton.jit
@@ -140,7 +142,7 @@ def _forward(
     out = x.new_empty(num_nodes, paths.num_out, channels)
     cut = config("forward", channels, paths.num_edge, x.element_size())
     _launch(
-        generated.kernel("forward", paths, cut.step, cut.max_sums),
+        generated.kernel("forward", paths, cut.step, cut.max_sums, cut.ahead),
         (num_nodes, _ceil_div(channels, cut.block)),
         x.contiguous(),
         harmonics.contiguous(),
@@ -186,7 +188,7 @@ def _backward(
     grad_harmonics = x.new_empty(harmonics.shape if need_y else (0,))
     grad_weights = x.new_empty(weights.shape if need_w else (0,))
     _launch(
-        generated.kernel("backward", paths, cut.step, cut.max_sums, cut.warp_sum),
+        generated.kernel("backward", paths, cut.step, cut.max_sums, cut.ahead, cut.warp_sum),
         (num_nodes, num_blocks),
         g.contiguous(),
         x.contiguous(),

@@ -139,35 +139,49 @@ def _head(write: _Writer, name: str, arguments: str, table: PathTable) -> None:
     write("zero = tl.zeros((BLOCK,), x.dtype.element_ty)")
 
 
-def _loads(write: _Writer, table: PathTable, step: int) -> None:
-    """Everything a step reads, before it computes: the loads of several edges are then under way together.
+def _loads(write: _Writer, table: PathTable, step: int, base: str, prefix: str = "") -> None:
+    """Everything that the edges base, base + 1, .. read, before they compute: their loads are then under way together.
 
-    Senders are read one step ahead, because the address of x waits for them.
+    Senders are read one step before that, because the address of x waits for them.
     """
     for u in range(step):
-        live = "inside" if u == 0 else f"inside & live_{u}"
-        row = f"(edge + {u})" if u else "edge"
-        if u:
-            write(f"live_{u} = edge + {u} < end")
-        write(f"at_{u} = x + sender_{u} * ({table.num_in} * CHANNELS) + channel")
+        live, guard, row = "inside", "", f"({base} + {u})" if u else base
+        if u or prefix:
+            write(f"{prefix}live_{u} = {base} + {u} < end")
+            live, guard = f"inside & {prefix}live_{u}", f", mask={prefix}live_{u}, other=0.0"
+        write(f"at = x + sender_{u} * ({table.num_in} * CHANNELS) + channel")
         for i in range(table.num_in):
-            write(f"x{i}_{u} = tl.load(at_{u} + {i} * CHANNELS, mask={live}, other=0.0)")
-        write(f"at_{u} = weights + {row} * ({len(table.paths)} * CHANNELS) + channel")
+            write(f"{prefix}x{i}_{u} = tl.load(at + {i} * CHANNELS, mask={live}, other=0.0)")
+        write(f"at = weights + {row} * ({len(table.paths)} * CHANNELS) + channel")
         for p in range(len(table.paths)):
-            write(f"w{p}_{u} = tl.load(at_{u} + {p} * CHANNELS, mask={live}, other=0.0)")
+            write(f"{prefix}w{p}_{u} = tl.load(at + {p} * CHANNELS, mask={live}, other=0.0)")
         for j in range(table.num_edge):
-            guard = f", mask=live_{u}, other=0.0" if u else ""
-            write(f"y{j}_{u} = tl.load(harmonics + {row} * {table.num_edge} + {j}{guard})")
+            write(f"{prefix}y{j}_{u} = tl.load(harmonics + {row} * {table.num_edge} + {j}{guard})")
     for u in range(step):
-        write(f"sender_{u} = tl.load(senders + edge + {step + u}, mask=edge + {step + u} < end, other=0)")
+        write(f"sender_{u} = tl.load(senders + {base} + {step + u}, mask={base} + {step + u} < end, other=0)")
 
 
-def _first_senders(write: _Writer, step: int) -> None:
+def _loop(write: _Writer, table: PathTable, step: int, ahead: bool) -> None:
+    """The head of the loop over edges; with ``ahead`` the numbers of the next step are loaded while this one computes."""
     for u in range(step):
         write(f"sender_{u} = tl.load(senders + start + {u}, mask=start + {u} < end, other=0)")
+    if ahead:
+        _loads(write, table, step, "start", "next_")
+    write(f"for edge in range(start, end, {step}):")
+    write.depth = 2
+    if not ahead:
+        _loads(write, table, step, "edge")
+        return
+    for u in range(step):
+        names = [f"x{i}_{u}" for i in range(table.num_in)] + [f"w{p}_{u}" for p in range(len(table.paths))]
+        for name in names + [f"y{j}_{u}" for j in range(table.num_edge)]:
+            write(f"{name} = next_{name}")
+        write(f"live_{u} = edge + {u} < end")
+    write(f"following = edge + {step}")
+    _loads(write, table, step, "following", "next_")
 
 
-def forward_source(table: PathTable, step: int, max_sums: int) -> str:
+def forward_source(table: PathTable, step: int, max_sums: int, ahead: bool) -> str:
     """``forward``: out[k] = sum over the edges of one receiver of w_p sum_ij C_ijk x_i Y_j.
 
     A hoisted path sums b_ij = w_p x_i Y_j over edges and is coupled once per receiver; the others are coupled
@@ -180,10 +194,7 @@ def forward_source(table: PathTable, step: int, max_sums: int) -> str:
         names = {f"b{p}_{t.i}_{t.j}": None for t in terms} if p in hoisted else {f"a{t.k}": None for t in terms}
         for name in names:
             write(f"{name} = zero")
-    _first_senders(write, step)
-    write(f"for edge in range(start, end, {step}):")
-    write.depth = 2
-    _loads(write, table, step)
+    _loop(write, table, step, ahead)
     for u in range(step):
         for p, terms in enumerate(table.terms):
             for i in sorted({t.i for t in terms}):
@@ -240,7 +251,7 @@ def _shuffle(register: str, mask: int) -> str:
     return f"shfl.sync.bfly.b32 {register}, {register}, {mask}, 0x1f, 0xffffffff;"
 
 
-def backward_source(table: PathTable, step: int, max_sums: int, warp_sum: int = 0) -> str:
+def backward_source(table: PathTable, step: int, max_sums: int, ahead: bool, warp_sum: int) -> str:
     """``backward``: the three gradients of <g, out> edge by edge, for the edges of one receiver.
 
     With h_ij = sum_k C_ijk g_k and u_i = sum_j h_ij Y_j of each path (h of a hoisted path is made once per receiver):
@@ -265,10 +276,7 @@ def backward_source(table: PathTable, step: int, max_sums: int, warp_sum: int = 
         write('lane = tl.inline_asm_elementwise("mov.u32 $0, %laneid;", "=r,r", [channel], dtype=tl.int32, is_pure=True, pack=1)')
         write(f"component = lane // {share}")
         write(f"owner = (lane % {share} == 0) & (component < {table.num_edge})")
-    _first_senders(write, step)
-    write(f"for edge in range(start, end, {step}):")
-    write.depth = 2
-    _loads(write, table, step)
+    _loop(write, table, step, ahead)
     for u in range(step):
         _backward_edge(write, table, hoisted, u, warp_sum)
     return write.text()
@@ -330,16 +338,18 @@ def _backward_edge(write: _Writer, table: PathTable, hoisted: frozenset[int], u:
     write.depth -= 1
 
 
-def source(direction: str, table: PathTable, step: int, max_sums: int, warp_sum: int = 0) -> str:
-    """The text of the ``forward`` or ``backward`` kernel of a table, ``step`` edges at a time."""
-    return forward_source(table, step, max_sums) if direction == "forward" else backward_source(table, step, max_sums, warp_sum)
+def source(direction: str, table: PathTable, step: int, max_sums: int, ahead: bool = False, warp_sum: int = 0) -> str:
+    """The text of the ``forward`` or ``backward`` kernel of a table; see ``edge_convolution.Config`` for the numbers."""
+    if direction == "forward":
+        return forward_source(table, step, max_sums, ahead)
+    return backward_source(table, step, max_sums, ahead, warp_sum)
 
 
 @lru_cache(maxsize=256)
-def kernel(direction: str, table: PathTable, step: int, max_sums: int, warp_sum: int = 0) -> Any:
+def kernel(direction: str, table: PathTable, step: int, max_sums: int, ahead: bool = False, warp_sum: int = 0) -> Any:
     """The kernel itself; made once, compiled by triton for each device and set of constants."""
-    text = source(direction, table, step, max_sums, warp_sum)
-    name = f"<mosso edge convolution {direction} {hash(table)} step {step} sums {max_sums} warp {warp_sum}>"
+    text = source(direction, table, step, max_sums, ahead, warp_sum)
+    name = f"<mosso edge_convolution_{direction} {hash((table, step, max_sums, ahead, warp_sum)):x}>"
     # triton reads the source of what it compiles through inspect, which looks here for code that has no file
     linecache.cache[name] = (len(text), None, text.splitlines(keepends=True), name)
     namespace: dict[str, Any] = {"triton": triton, "tl": tl, "__name__": __name__}
