@@ -8,8 +8,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from mosso.math.horner import horner
-
 pytest.importorskip("triton")
 
 CONTRACT = Path(__file__).with_name("symmetric_contraction_contract.py")
@@ -20,6 +18,8 @@ if ON_GPU:
     from kernels import symmetric_contraction_contract as contract
     from kernels.symmetric_contraction_contract import *  # noqa: F403
 
+# With a GPU everything here runs on it; without one, what needs it is collected and skipped.
+pytestmark = [pytest.mark.gpu] if ON_GPU else []
 gpu = (pytest.mark.gpu, pytest.mark.skipif(not ON_GPU, reason="no CUDA device"))
 
 
@@ -42,29 +42,18 @@ def test_refuses_the_cpu() -> None:
         symmetric_contraction_triton(torch.zeros(2, 4, 3), torch.zeros(1, 1, 3), torch.zeros(2, dtype=torch.int64), table)
 
 
-def test_horner_form_multiplies_less_and_loses_nothing() -> None:
-    monomials = {0: (), 1: (0, 0, 1), 2: (0, 1), 3: (2,), 4: (0, 2), 5: (1, 1, 1)}
-    tree = horner(monomials)
-    assert sorted(tree.terms()) == sorted(monomials)
-    assert tree.num_products() < sum(len(components) for components in monomials.values())
-    x, coefficients = [2.0, 3.0, 5.0], [7.0, 11.0, 13.0, 17.0, 19.0, 23.0]
-
-    def value(node) -> float:
-        constant = 0.0 if node.term is None else coefficients[node.term]
-        return constant + sum(x[i] * value(inner) for i, inner in node.factors)
-
-    want = sum(coefficients[t] * torch.tensor([x[i] for i in components]).prod().item() for t, components in monomials.items())
-    assert value(tree) == want
-    assert list(tree.keep(frozenset({2, 5})).terms()) in ([2, 5], [5, 2])
-
-
-@pytest.mark.parametrize("dtype", [pytest.param(d, marks=gpu, id=str(d)) for d in (torch.float32, torch.float64)])
-@pytest.mark.parametrize("degrees", [(0,), (0, 1)])
-def test_full_size(degrees: tuple[int, ...], dtype: torch.dtype) -> None:
-    """Both layers of MACE medium, enough atoms for every block shape."""
-    for num_atoms in (500, 5000):
-        case = contract.make_case(contract.table_of(3, degrees, 3), num_atoms, 5, 128)
-        contract.check(case, (dtype,), torch.argsort(case.species))
+@pytest.mark.parametrize(
+    ("degrees", "num_atoms", "dtype"),
+    [
+        pytest.param((0,), 500, torch.float64, marks=gpu, id="last layer, few atoms, float64"),
+        pytest.param((0,), 5000, torch.float32, marks=gpu, id="last layer, many atoms, float32"),
+        pytest.param((0, 1), 5000, torch.float32, marks=gpu, id="first layer, many atoms, float32"),
+    ],
+)
+def test_full_size(degrees: tuple[int, ...], num_atoms: int, dtype: torch.dtype) -> None:
+    """The tables of MACE medium."""
+    case = contract.make_case(contract.table_of(3, degrees, 3), num_atoms, 5, 128)
+    contract.check(case, (dtype,), torch.argsort(case.species))
 
 
 @pytest.mark.parametrize("channels", [pytest.param(128, marks=gpu)])

@@ -86,7 +86,8 @@ def launch(kernel: Any, grid: tuple[Any, ...], tensors: tuple[Tensor, ...], size
         # The interpreter wants memory behind its tensors; shapes are all that a trace wants.
         if not any(isinstance(tensor, FakeTensor) for tensor in tensors):
             kernel[grid](*tensors, *sizes, **constants)
-    else:
+        return
+    with torch.cuda.device_of(tensors[0]):
         wrap_triton(kernel)[grid](*tensors, *sizes, num_warps=warps, **constants)
 
 
@@ -228,8 +229,9 @@ def _coefficients_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> No
 def _coefficients_backward(ctx: Any, v: Tensor) -> tuple[Any, ...]:
     g, a, species = ctx.saved_tensors
     # Linear in g with the contraction itself as its matrix: v stands where the coefficients did.
-    of_g = contraction(a, v, species, None, ctx.polynomial, True) if ctx.needs_input_grad[0] else None
-    of_a = gradient(g, a, v, species, None, ctx.polynomial) if ctx.needs_input_grad[1] else None
+    order = torch.argsort(species, stable=True)
+    of_g = contraction(a, v, species, order, ctx.polynomial, True) if ctx.needs_input_grad[0] else None
+    of_a = gradient(g, a, v, species, order, ctx.polynomial) if ctx.needs_input_grad[1] else None
     return of_g, of_a, None, None, None
 
 
@@ -267,11 +269,9 @@ def symmetric_contraction_triton(
     Args:
         a_NMC: (N, M, C) float32 or float64; sums are made in the same format.
         coefficients_STC: (S, T, C) of the same format, ``fold_contraction`` makes them.
-        species_N: (N,) int64 in 0 .. S - 1. Rows of other species are never written.
+        species_N: (N,) int64 in 0 .. S - 1; checking that would mean waiting for the device.
         table: the polynomial; its kernels are generated once.
         order_N: (N,) int64, a permutation that sorts ``species_N``. It changes the speed, never the result.
-
-    Nothing here waits for the device.
     """
     obstacle = why_not(a_NMC, coefficients_STC, species_N, table)
     if obstacle:
