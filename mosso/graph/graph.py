@@ -38,6 +38,11 @@ class Graph:
     def capacity(self) -> int:
         return self.senders_E.shape[0]
 
+    @property
+    def rows(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """Senders, receivers, row offsets, transpose and its offsets: the arguments of ops that sum over edges."""
+        return self.senders_E, self.receivers_E, self.receiver_offsets, self.transpose_E, self.sender_offsets
+
     @staticmethod
     def from_edges(senders_E: Tensor, receivers_E: Tensor, shifts_E3: Tensor, num_atoms: int, cutoff: float) -> "Graph":
         """A graph from edges in any order; the order of edges into one receiver is made unique by sorting."""

@@ -1,14 +1,13 @@
-"""Ops on tensors. Models call these names; which implementation runs is decided here."""
+"""Ops on tensors. Models call these names; dispatch.py decides which implementation runs."""
 
+from mosso.kernels.dispatch import edge_convolution, symmetric_contraction
 from mosso.kernels.reference import (
     SpeciesGroups,
-    edge_convolution,
     fold_contraction,
     linear,
     radial_mlp,
     segment_sum,
     species_linear,
-    symmetric_contraction,
 )
 
 __all__ = [

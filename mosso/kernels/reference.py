@@ -31,11 +31,15 @@ class SpeciesGroups(NamedTuple):
     """Atoms brought together by species, so that per-species weights become one batched product.
 
     Attributes:
+        species_N: species of every atom.
+        order_N: atoms sorted by species.
         present_S: species that occur, ascending.
         rows_SA: atom indices of each, padded with atom 0 to the size of the largest group.
         slot_N: where atom n stands in the flattened (S, A) layout.
     """
 
+    species_N: Tensor
+    order_N: Tensor
     present_S: Tensor
     rows_SA: Tensor
     slot_N: Tensor
@@ -48,7 +52,9 @@ class SpeciesGroups(NamedTuple):
         within_N = torch.arange(len(order_N), device=order_N.device) - (counts_S.cumsum(0) - counts_S)[group_N]
         rows_SA = order_N.new_zeros(len(present_S), size)
         rows_SA[group_N, within_N] = order_N
-        return SpeciesGroups(present_S, rows_SA, torch.empty_like(order_N).index_copy_(0, order_N, group_N * size + within_N))
+        return SpeciesGroups(
+            species_N, order_N, present_S, rows_SA, torch.empty_like(order_N).index_copy_(0, order_N, group_N * size + within_N)
+        )
 
     def gather(self, x_N: Tensor) -> Tensor:
         """(S, A, ...) rows of every species side by side."""
@@ -86,25 +92,35 @@ def edge_convolution(
     weights_EPC: Tensor,
     senders_E: Tensor,
     receivers_E: Tensor,
+    receiver_offsets: Tensor,
+    transpose_E: Tensor,
+    sender_offsets: Tensor,
     degrees_in: tuple[int, ...],
     paths: Sequence[CouplingPath],
-) -> list[Tensor]:
-    """Per path p, (N, 2 l_out + 1, C): sum over edges of w_p * CG(x of the sender, Y of the edge).
+) -> Tensor:
+    """(N, K, C): sum over edges of w_p * CG(x of the sender, Y of the edge), the 2 l_out + 1 rows of each path in turn.
 
     Batatia et al., MACE (2022), equation 8, before the linear mixing of paths.
+
+    Edges come sorted by receiver: those into atom n are receiver_offsets[n]:receiver_offsets[n + 1], those out of it
+    transpose_E[sender_offsets[n]:sender_offsets[n + 1]] (both (N + 1,) int64, for sums without atomics). Edges behind
+    receiver_offsets[-1] are padding: they add nothing and get zero gradients.
     """
-    num_nodes = x_NMC.shape[0]
+    num_nodes, num_edges = x_NMC.shape[0], senders_E.shape[0]
     max_ell = max(path.l_edge for path in paths)
     where_in = dict(zip(degrees_in, degree_slices(degrees_in), strict=True))
     where_edge = degree_slices(tuple(range(max_ell + 1)))
+    # Padding goes to a row of its own, which is dropped.
+    real_E = torch.arange(num_edges, device=senders_E.device) < receiver_offsets[-1]
+    rows_E = torch.where(real_E, receivers_E, num_nodes)
     x_EMC = x_NMC.index_select(0, senders_E)
     sums = []
     for p, path in enumerate(paths):
         coupling_JKI = _coupling(path, x_NMC.dtype, x_NMC.device)
         coupled_EKI = (harmonics_EM[:, where_edge[path.l_edge]] @ coupling_JKI.flatten(1)).unflatten(1, coupling_JKI.shape[1:])
         weighted_EIC = x_EMC[:, where_in[path.l_in]] * weights_EPC[:, p].unsqueeze(1)
-        sums.append(segment_sum(coupled_EKI @ weighted_EIC, receivers_E, num_nodes))
-    return sums
+        sums.append(segment_sum(coupled_EKI @ weighted_EIC, rows_E, num_nodes + 1)[:num_nodes])
+    return torch.cat(sums, dim=1)
 
 
 @lru_cache(maxsize=1024)

@@ -4,7 +4,7 @@ Real spherical harmonics of degree l are ordered m = -l..l with y as the polar a
 """
 
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from math import factorial, sqrt
 
@@ -63,19 +63,35 @@ def wigner_3j(l1: int, l2: int, l3: int) -> np.ndarray:
     return coupling
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class CouplingPath:
     """One allowed product sender degree x edge degree -> receiver degree.
 
     Attributes:
         l_in, l_edge, l_out: the degrees.
-        coupling: (2 l_in + 1, 2 l_edge + 1, 2 l_out + 1), wigner_3j times sqrt(2 l_out + 1).
+        factor: what wigner_3j is multiplied by; sign conventions of other packages go here.
+        text: the path as ``l_in,l_edge,l_out,factor``, for ops whose arguments are plain; made once, because
+            torch.compile takes a string for a constant but not always a number.
     """
 
     l_in: int
     l_edge: int
     l_out: int
-    coupling: np.ndarray
+    factor: float
+    text: str = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "text", f"{self.l_in},{self.l_edge},{self.l_out},{self.factor!r}")
+
+    @staticmethod
+    def parse(text: str) -> "CouplingPath":
+        l_in, l_edge, l_out, factor = text.split(",")
+        return CouplingPath(int(l_in), int(l_edge), int(l_out), float(factor))
+
+    @property
+    def coupling(self) -> np.ndarray:
+        """(2 l_in + 1, 2 l_edge + 1, 2 l_out + 1) float64."""
+        return self.factor * wigner_3j(self.l_in, self.l_edge, self.l_out)
 
 
 @cache
@@ -86,7 +102,7 @@ def convolution_paths(degrees_in: tuple[int, ...], max_ell: int) -> tuple[Coupli
     Batatia et al., MACE (2022), equation 8.
     """
     found = [
-        CouplingPath(l_in, l_edge, l_out, wigner_3j(l_in, l_edge, l_out) * sqrt(2 * l_out + 1))
+        CouplingPath(l_in, l_edge, l_out, sqrt(2 * l_out + 1))
         for l_in in degrees_in
         for l_edge in range(max_ell + 1)
         for l_out in range(abs(l_in - l_edge), min(l_in + l_edge, max_ell) + 1)
@@ -151,12 +167,17 @@ class ContractionTable:
         mix: per (degree, order) in the order of the U tensors, the terms it feeds (T',) and its (T', K) matrix,
             so that coefficients = mix @ weights.
         num_rows: components of the output.
+        num_components: M, components of A.
+        text: the polynomial in writing, ``M rows;row:i.j.k;..`` with one entry per term. An op takes no other constant
+            that is hashed fast, compared by content and stored in an exported program.
     """
 
     factors: np.ndarray
     rows: np.ndarray
     mix: tuple[tuple[np.ndarray, np.ndarray], ...]
     num_rows: int
+    num_components: int
+    text: str
 
 
 def contraction_table(u_tensors: list[list[np.ndarray]]) -> ContractionTable:
@@ -179,4 +200,6 @@ def contraction_table(u_tensors: list[list[np.ndarray]]) -> ContractionTable:
     # Terms of different order never coincide, so each one belongs to exactly one U tensor.
     terms, number = np.unique(np.concatenate(keys), axis=0, return_inverse=True)
     numbers = np.split(number.ravel(), np.cumsum([len(key) for key in keys])[:-1])
-    return ContractionTable(terms[:, 1:], terms[:, 0], tuple(zip(numbers, matrices, strict=True)), start)
+    written = [f"{row}:{'.'.join(str(i) for i in factors if i < one)}" for row, *factors in terms.tolist()]
+    text = ";".join([f"{one} {start}", *written])
+    return ContractionTable(terms[:, 1:], terms[:, 0], tuple(zip(numbers, matrices, strict=True)), start, one, text)

@@ -155,16 +155,17 @@ class Interaction(StockModule):
     def forward(self, h_NMC: Tensor, edges: EdgeFeatures, graph: Graph, groups: kernels.SpeciesGroups) -> tuple[Tensor, Tensor | None]:
         """(N, 16, C) messages A and the residual (N, M, C), None for the variants without one."""
         weights: Interaction.Folded = self.folded()
-        sums = kernels.edge_convolution(
+        sums_NKC = kernels.edge_convolution(
             kernels.linear(h_NMC, weights.up, self.degrees_in),
             edges.harmonics_EM,
             self.path_weights(edges),
-            graph.senders_E,
-            graph.receivers_E,
+            *graph.rows,
             self.degrees_in,
             self.paths,
         )
-        by_degree = [torch.cat([s for s, path in zip(sums, self.paths, strict=True) if path.l_out == d], dim=2) for d in self.degrees_A]
+        num_rows = [sum(2 * d + 1 for path in self.paths if path.l_out == d) for d in self.degrees_A]
+        parts = zip(self.degrees_A, sums_NKC.split(num_rows, dim=1), strict=True)
+        by_degree = [part.unflatten(1, (-1, 2 * d + 1)).transpose(1, 2).flatten(2) for d, part in parts]  # (N, 2 d + 1, paths * C)
         a_NMC = torch.cat([part @ weight for part, weight in zip(by_degree, weights.mix, strict=True)], dim=1)
         if self.density:
             a_NMC = a_NMC / (1.0 + self.neighbourhood_density(edges, graph, h_NMC.shape[0])).unsqueeze(2)

@@ -1,0 +1,93 @@
+"""Which implementation of an op runs.
+
+``auto`` takes the fastest that can run on the tensors at hand; an implementation asked for by name runs or is a
+ValueError that says why it cannot, never something else in silence.
+"""
+
+from collections.abc import Sequence
+from importlib.util import find_spec
+
+import torch
+from torch import Tensor
+
+from mosso.kernels import reference
+from mosso.math.coupling import ContractionTable, CouplingPath
+
+IMPLEMENTATIONS = ("auto", "reference", "triton")
+
+
+HAS_TRITON = find_spec("triton") is not None
+
+
+def triton_obstacle(*tensors: Tensor) -> str | None:
+    """Why Triton cannot run an op on these tensors of real numbers, None where it can."""
+    if not HAS_TRITON:
+        return "triton is not installed (it comes with torch builds for CUDA)"
+    dtype, device = tensors[0].dtype, tensors[0].device
+    for tensor in tensors:
+        if tensor.dtype != dtype or tensor.device != device:
+            return f"its inputs are both {dtype} on {device} and {tensor.dtype} on {tensor.device}"
+    if dtype not in (torch.float32, torch.float64):
+        return f"it computes in float32 or float64, and its inputs are {dtype}"
+    return _device_obstacle(str(device))
+
+
+@torch.compiler.assume_constant_result
+def _device_obstacle(device: str) -> str | None:
+    if not device.startswith("cuda"):
+        from mosso.kernels import fused
+
+        return None if fused.INTERPRETED else f"it runs on CUDA devices, and its inputs are on {device}"
+    if torch.version.cuda and torch.cuda.get_device_capability(device) < (7, 0):
+        return f"it needs compute capability 7.0, and {torch.cuda.get_device_name(device)} is older"
+    return None
+
+
+def choose(implementation: str, op: str, *tensors: Tensor) -> str:
+    """``reference`` or ``triton`` for what was asked for; ``auto`` prefers Triton on CUDA devices.
+
+    ``tensors`` are the real-valued inputs of the op.
+    """
+    if implementation not in IMPLEMENTATIONS:
+        raise ValueError(f"Unknown implementation {implementation!r} of {op}: choose one of {', '.join(IMPLEMENTATIONS)}.")
+    if implementation == "reference" or (implementation == "auto" and not tensors[0].is_cuda):
+        return "reference"
+    reason = triton_obstacle(*tensors)
+    if reason is None:
+        return "triton"
+    if implementation == "auto":
+        return "reference"
+    raise ValueError(f"The triton implementation of {op} cannot run here: {reason}. Ask for 'auto' or 'reference'.")
+
+
+def edge_convolution(
+    x_NMC: Tensor,
+    harmonics_EM: Tensor,
+    weights_EPC: Tensor,
+    senders_E: Tensor,
+    receivers_E: Tensor,
+    receiver_offsets: Tensor,
+    transpose_E: Tensor,
+    sender_offsets: Tensor,
+    degrees_in: tuple[int, ...],
+    paths: Sequence[CouplingPath],
+    implementation: str = "auto",
+) -> Tensor:
+    """(N, K, C): see ``reference.edge_convolution``; ``implementation`` is auto, reference or triton."""
+    arguments = (x_NMC, harmonics_EM, weights_EPC, senders_E, receivers_E, receiver_offsets, transpose_E, sender_offsets)
+    if choose(implementation, "edge_convolution", x_NMC, harmonics_EM, weights_EPC) == "reference":
+        return reference.edge_convolution(*arguments, degrees_in, paths)
+    from mosso.kernels.fused import edge_convolution as fused
+
+    return fused.edge_convolution(*arguments, degrees_in, paths)
+
+
+def symmetric_contraction(
+    a_NMC: Tensor, coefficients_STC: Tensor, groups: reference.SpeciesGroups, table: ContractionTable, implementation: str = "auto"
+) -> Tensor:
+    """(N, M', C): see ``reference.symmetric_contraction``; ``implementation`` is auto, reference or triton."""
+    if choose(implementation, "symmetric_contraction", a_NMC, coefficients_STC) == "reference":
+        return reference.symmetric_contraction(a_NMC, coefficients_STC, groups, table)
+    from mosso.kernels.fused import symmetric_contraction as fused
+
+    return fused.symmetric_contraction_triton(a_NMC, coefficients_STC, groups.species_N, table, groups.order_N)
