@@ -31,7 +31,7 @@ def md(
     friction: Annotated[float, typer.Option(help="1/fs, for nvt and npt.")] = 0.01,
     log_every: Annotated[int, typer.Option(min=1, help="Steps between lines of the log table.")] = 10,
     write_every: Annotated[int, typer.Option(min=1, help="Steps between frames of the trajectory.")] = 100,
-    seed: Annotated[int, typer.Option(help="Of velocities and noise; the same seed gives the same trajectory.")] = 0,
+    seed: Annotated[int, typer.Option(help="Of velocities and noise; on a CPU the same seed gives the same trajectory bit for bit.")] = 0,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint beside --out.")] = False,
     out: Annotated[Path, typer.Option("--out", "-o", help="Trajectory (.extxyz, .xyz or .traj).")] = Path("traj.extxyz"),
     device: options.Device = "auto",
@@ -47,7 +47,6 @@ def md(
     otherwise; energies are summed in fp64.
     """
     from mosso.dynamics.simulate import load_state, require_settings, simulate
-    from mosso.engine.capture import for_many_steps
 
     check_out(out, (".extxyz", ".xyz", ".traj"))
     if out.resolve() == structure.resolve():
@@ -72,7 +71,7 @@ def md(
         recorder = Recorder(out, interruptible, first, settings, on_row)
         try:
             state = simulate(
-                for_many_steps(pot),
+                pot,
                 start,
                 chosen,
                 num_steps=max(left, 0),

@@ -123,8 +123,3 @@ class _Recording:
         # Copies, because the next replay writes into the same memory.
         copies = {f.name: getattr(self.output, f.name).clone() for f in fields(Output) if isinstance(getattr(self.output, f.name), Tensor)}
         return replace(self.output, **copies)
-
-
-def for_many_steps(potential: Potential) -> Potential | CapturedPotential:
-    """The form of a potential that is fastest when the same atoms are evaluated again and again, as in dynamics."""
-    return CapturedPotential(potential) if potential.device.type == "cuda" else potential

@@ -1,7 +1,7 @@
 """Which implementation of an op runs.
 
-``auto`` takes the fastest that can run on the tensors at hand; an implementation asked for by name runs or is a
-ValueError that says why it cannot, never something else in silence.
+``auto`` takes the implementation that has been measured to be right and fast on the device of the tensors; one asked
+for by name runs or is a ValueError that says why it cannot, never something else in silence.
 """
 
 from collections.abc import Sequence
@@ -43,14 +43,18 @@ def _device_obstacle(device: str) -> str | None:
     return None
 
 
-def choose(implementation: str, op: str, *tensors: Tensor) -> str:
-    """``reference`` or ``triton`` for what was asked for; ``auto`` prefers Triton on CUDA devices.
+# What ``auto`` runs on CUDA devices. A Triton op moves in here once its errors and times on a GPU stand in docs/kernels.md.
+ON_CUDA = {"edge_convolution": "reference", "symmetric_contraction": "reference"}
 
-    ``tensors`` are the real-valued inputs of the op.
-    """
+
+def choose(implementation: str, op: str, *tensors: Tensor) -> str:
+    """``reference`` or ``triton`` for what was asked for; ``tensors`` are the real-valued inputs of the op."""
     if implementation not in IMPLEMENTATIONS:
         raise ValueError(f"Unknown implementation {implementation!r} of {op}: choose one of {', '.join(IMPLEMENTATIONS)}.")
-    if implementation == "reference" or (implementation == "auto" and not tensors[0].is_cuda):
+    wanted = implementation
+    if implementation == "auto":
+        wanted = ON_CUDA[op] if tensors[0].is_cuda else "reference"
+    if wanted == "reference":
         return "reference"
     reason = triton_obstacle(*tensors)
     if reason is None:

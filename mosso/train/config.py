@@ -1,13 +1,13 @@
 """TrainConfig: everything that decides a training run, read from one file and checked before anything is computed."""
 
 import hashlib
-import importlib.util
 import json
 import math
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 Positive = Annotated[float, Field(gt=0)]
@@ -152,10 +152,6 @@ def _parse(path: Path) -> Any:
         return json.loads(text)
     if path.suffix not in (".yaml", ".yml"):
         raise ValueError(f"{path} is not a training recipe: expected .yaml, .toml or .json.")
-    if importlib.util.find_spec("yaml") is None:
-        raise ValueError(f"Reading {path} needs PyYAML: `pip install pyyaml`, or write the recipe as .toml or .json.")
-    import yaml
-
     try:
         return yaml.safe_load(text)
     except yaml.YAMLError as error:

@@ -1,4 +1,4 @@
-"""Judge the simulations of studies.sh: ``python recipes/xtb_hcno/analyse.py nvt|nve FOLDER -o results/NAME.json``."""
+"""Judge the simulations of studies.sh: ``python recipes/xtb_hcno/analyse.py nvt|nve FOLDER -o results/NAME.json --machine TEXT``."""
 
 import argparse
 import json
@@ -12,6 +12,10 @@ from mosso.data.structure import Structure
 
 BROKEN = 1.3  # Angstrom; an O-H bond of water vibrates within about 0.85 to 1.15
 TARGET = 300.0  # K
+SETTINGS = {  # as in studies.sh
+    "nvt": {"ensemble": "Langevin, 300 K, 0.01/fs", "timestep_fs": 0.5, "precision": "fp32"},
+    "nve": {"ensemble": "NVE, started at 300 K", "timestep_fs": 0.5, "precision": "fp64"},
+}
 
 
 def read_log(path: Path) -> dict[str, np.ndarray]:
@@ -83,9 +87,11 @@ def main() -> None:
     parser.add_argument("study", choices=["nvt", "nve"])
     parser.add_argument("folder", type=Path)
     parser.add_argument("-o", "--out", type=Path, required=True)
+    parser.add_argument("--machine", required=True, help="what it ran on, in words")
     options = parser.parse_args()
     result = (judge_nvt if options.study == "nvt" else judge_nve)(options.folder)
-    options.out.write_text(json.dumps({"study": f"water64_{options.study}", "model": "mosso-xtb-s"} | result, indent=2) + "\n")
+    head = {"study": f"water64_{options.study}", "model": "mosso-xtb-s", "machine": options.machine, **SETTINGS[options.study]}
+    options.out.write_text(json.dumps(head | result, indent=2) + "\n")
     print(options.out.read_text())
 
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from mosso import kernels
+from mosso.kernels import dispatch
 from mosso.kernels.fused import edge_convolution as fused
 from mosso.math.coupling import CouplingPath, convolution_paths
 
@@ -229,7 +230,7 @@ def test_asking_for_what_cannot_run(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("mosso.kernels.dispatch.HAS_TRITON", False)
         with pytest.raises(ValueError, match="triton is not installed"):
             run("triton")
-    assert torch.equal(run("auto"), run("triton" if CUDA else "reference"))
+    assert torch.equal(run("auto"), run(dispatch.ON_CUDA["edge_convolution"] if CUDA else "reference"))
 
 
 @pytest.mark.parametrize("itemsize", [4, 8])

@@ -93,7 +93,6 @@ def test_options_are_checked(frames, dataset, npz):
 
 
 def test_the_recipe_builds_its_model():
-    pytest.importorskip("yaml")
     path = Path(__file__).parents[2] / "recipes" / "xtb_hcno" / "train.yaml"
     config = TrainConfig.read(path)
     assert config.data.path == path.parent / "xtb_hcno.npz"
