@@ -109,7 +109,7 @@ def show(pot: "Potential", rows: list[dict[str, Any]], seconds: float) -> None:
         most = max(row["steps"] for row in rows)
         print_pairs(title, [("steps", f"{most} at most"), ("largest force", f"{max(row['max_force'] for row in rows):.4f} eV/A")])
         return
-    columns = ("structure", "atoms", "converged", "steps", "energy (eV)", "change (eV)", "largest force (eV/A)")
+    columns = ("frame", "atoms", "converged", "steps", "energy (eV)", "change (eV)", "force (eV/A)")
     cells = [
         (str(i), str(row["num_atoms"]), "yes" if row["converged"] else "NO", str(row["steps"]), f"{row['energy']:.6f}",
          f"{row['energy'] - row['energy_start']:.6f}", f"{row['max_force']:.4f}")

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 
 from mosso.math.coupling import ContractionTable, CouplingPath
-from mosso.math.irreps import degree_slices
 
 
 def segment_sum(values: Tensor, index: Tensor, num_rows: int) -> Tensor:
@@ -23,8 +22,8 @@ def segment_sum(values: Tensor, index: Tensor, num_rows: int) -> Tensor:
 
 def linear(x_NMC: Tensor, weights: Sequence[Tensor], degrees: Sequence[int]) -> Tensor:
     """(N, M', D): for each output degree its own channel mixing; weights[d] is (C, D) and already normalised."""
-    parts = degree_slices(tuple(degrees))
-    return torch.cat([x_NMC[:, part] @ weight for part, weight in zip(parts, weights, strict=True)], dim=1)
+    parts = x_NMC.split([2 * d + 1 for d in degrees], dim=1)
+    return torch.cat([part @ weight for part, weight in zip(parts, weights, strict=True)], dim=1)
 
 
 class SpeciesGroups(NamedTuple):
@@ -69,10 +68,9 @@ def species_linear(x_NMC: Tensor, weights: Sequence[Tensor], degrees: Sequence[i
     """(N, M', D): ``linear`` with weights of each atom's species; weights[d] is (S, C, D)."""
     x_SAMC = groups.gather(x_NMC)
     mixed = []
-    for part, weight in zip(degree_slices(tuple(degrees)), weights, strict=True):
-        x_SBC = x_SAMC[:, :, part].flatten(1, 2)
-        mixed_SBD = x_SBC @ weight.index_select(0, groups.present_S)
-        mixed.append(mixed_SBD.view(*x_SAMC.shape[:2], part.stop - part.start, weight.shape[2]))
+    for part, weight in zip(x_SAMC.split([2 * d + 1 for d in degrees], dim=2), weights, strict=True):
+        mixed_SBD = part.flatten(1, 2) @ weight.index_select(0, groups.present_S)
+        mixed.append(mixed_SBD.view(*part.shape[:3], weight.shape[2]))
     return groups.scatter(torch.cat(mixed, dim=2))
 
 
@@ -108,17 +106,17 @@ def edge_convolution(
     """
     num_nodes, num_edges = x_NMC.shape[0], senders_E.shape[0]
     max_ell = max(path.l_edge for path in paths)
-    where_in = dict(zip(degrees_in, degree_slices(degrees_in), strict=True))
-    where_edge = degree_slices(tuple(range(max_ell + 1)))
     # Padding goes to a row of its own, which is dropped.
     real_E = torch.arange(num_edges, device=senders_E.device) < receiver_offsets[-1]
     rows_E = torch.where(real_E, receivers_E, num_nodes)
-    x_EMC = x_NMC.index_select(0, senders_E)
+    # Taken apart once: a slice per path would make the backward pass add up as many zero-filled copies of the whole.
+    x_by_degree = dict(zip(degrees_in, x_NMC.index_select(0, senders_E).split([2 * d + 1 for d in degrees_in], dim=1), strict=True))
+    harmonics = harmonics_EM[:, : (max_ell + 1) ** 2].split([2 * d + 1 for d in range(max_ell + 1)], dim=1)
     sums = []
-    for p, path in enumerate(paths):
+    for path, weight_EC in zip(paths, weights_EPC.unbind(1), strict=True):
         coupling_JKI = _coupling(path, x_NMC.dtype, x_NMC.device)
-        coupled_EKI = (harmonics_EM[:, where_edge[path.l_edge]] @ coupling_JKI.flatten(1)).unflatten(1, coupling_JKI.shape[1:])
-        weighted_EIC = x_EMC[:, where_in[path.l_in]] * weights_EPC[:, p].unsqueeze(1)
+        coupled_EKI = (harmonics[path.l_edge] @ coupling_JKI.flatten(1)).unflatten(1, coupling_JKI.shape[1:])
+        weighted_EIC = x_by_degree[path.l_in] * weight_EC.unsqueeze(1)
         sums.append(segment_sum(coupled_EKI @ weighted_EIC, rows_E, num_nodes + 1)[:num_nodes])
     return torch.cat(sums, dim=1)
 
