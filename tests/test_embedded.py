@@ -1,5 +1,6 @@
 """The model that ships with the package: it loads by name, knows its atoms, passes the contract, and is as good as its card says."""
 
+import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from mosso.data.structure import Structure
 from mosso.dynamics.integrators import NVE
 from mosso.dynamics.relax import relax
 from mosso.dynamics.simulate import LogRow, simulate
+from mosso.weights import store
 
 GFN2_ATOMS = {1: -10.707211, 6: -48.847445, 8: -102.571173}  # eV
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -24,6 +26,10 @@ EXAMPLES = Path(__file__).parents[1] / "examples"
 @pytest.fixture(scope="module")
 def pot() -> mosso.Potential:
     return mosso.load("mosso-xtb-s", device="cpu", precision="fp64")
+
+
+def test_the_shipped_file_is_the_one_in_the_table() -> None:
+    assert hashlib.sha256(store.fetch("mosso-xtb-s").read_bytes()).hexdigest() == store.find("mosso-xtb-s").sha256
 
 
 def test_isolated_atoms_have_their_gfn2_energy(pot: mosso.Potential) -> None:

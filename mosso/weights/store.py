@@ -65,7 +65,14 @@ _OFF23 = "neutral organic molecules, 10 elements, wB97M-D3(BJ), SPICE 1"
 
 MODELS: tuple[NamedModel, ...] = (
     NamedModel(
-        "mosso-xtb-s", "mosso", None, "mosso-xtb-s.mosso", None, "MIT", "mosso", "molecules, clusters and liquids of H, C, N, O; GFN2-xTB; ships with the package"
+        "mosso-xtb-s",
+        "mosso",
+        None,
+        "mosso-xtb-s.mosso",
+        "c8f817c8d97d123647fb2880fa8e9dbd100a7e6e8b351c8f185436a065911bbd",
+        "MIT",
+        "mosso",
+        "molecules, clusters and liquids of H, C, N, O; GFN2-xTB; ships with the package",
     ),
     _mace("mace-mp-0-small", f"{_MP}/mace_mp_0/2023-12-10-mace-128-L0_energy_epoch-249.model", "MIT", _CITE_MP, _MP0),
     _mace("mace-mp-0-medium", f"{_MP}/mace_mp_0/2023-12-03-mace-128-L1_epoch-199.model", "MIT", _CITE_MP, _MP0),
