@@ -14,49 +14,23 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import torch
 
-from mosso.data.structure import Batch, Structure
+from mosso.bench.cases import MP0_MEDIUM, copper
+from mosso.data.structure import Batch
 from mosso.graph.neighbors import neighbor_list
 from mosso.models.base import species_index
 from mosso.models.initial import initial_tensors
-from mosso.models.mace import MACE, MACESpec
+from mosso.models.mace import MACE
 from mosso.models.outputs import evaluate
 from mosso.precision import Precision
-
-MP0_MEDIUM = MACESpec(
-    species=tuple(range(1, 90)),
-    r_max=6.0,
-    num_bessel=10,
-    num_polynomial_cutoff=5,
-    max_ell=3,
-    hidden_irreps="128x0e+128x1o",
-    correlation=(3, 3),
-    interactions=("RealAgnosticResidual",) * 2,
-    radial_mlp=(64, 64, 64),
-    readout_mlp=16,
-    heads=("default",),
-    avg_num_neighbors=(61.96, 61.96),
-    distance_transform="none",
-    pair_repulsion=False,
-    scale_shift=True,
-    activation_constant=1.6791767923989418,
-)
-
-
-def copper64() -> Structure:
-    """fcc copper, 4 x 4 x 4 primitive cells, a = 3.61 Angstrom."""
-    primitive = 0.5 * 3.61 * np.array([[0.0, 1, 1], [1, 0, 1], [1, 1, 0]])
-    sites = np.stack(np.meshgrid(*[np.arange(4)] * 3, indexing="ij"), axis=-1).reshape(-1, 3)
-    return Structure(np.full(64, 29), sites @ primitive, 4 * primitive, np.ones(3, dtype=bool))
 
 
 def time_ours(repeats: int) -> float:
     """Median milliseconds of one energy and force evaluation."""
     tensors = initial_tensors(MP0_MEDIUM)
     single, double = (MACE(MP0_MEDIUM, tensors, Precision.named(name)).eval().requires_grad_(False) for name in ("fp32", "fp64"))
-    batch = Batch.of([copper64()])
+    batch = Batch.of([copper(4)])
     graph, species_N = neighbor_list(batch, MP0_MEDIUM.r_max), species_index(batch.numbers_N, MP0_MEDIUM.species)
     generator = torch.Generator().manual_seed(0)
 

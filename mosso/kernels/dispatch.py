@@ -4,7 +4,8 @@
 for by name runs or is a ValueError that says why it cannot, never something else in silence.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib.util import find_spec
 
 import torch
@@ -45,6 +46,19 @@ def _device_obstacle(device: str) -> str | None:
 
 # What ``auto`` runs on CUDA devices. A Triton op moves in here once its errors and times on a GPU stand in docs/kernels.md.
 ON_CUDA = {"edge_convolution": "reference", "symmetric_contraction": "reference"}
+
+
+@contextmanager
+def prefer(implementation: str) -> Iterator[None]:
+    """Inside, ``auto`` takes ``implementation`` on CUDA devices: for measuring one against the other."""
+    if implementation not in IMPLEMENTATIONS[1:]:
+        raise ValueError(f"Unknown implementation {implementation!r}: choose one of {', '.join(IMPLEMENTATIONS[1:])}.")
+    before = dict(ON_CUDA)
+    ON_CUDA.update(dict.fromkeys(ON_CUDA, implementation))
+    try:
+        yield
+    finally:
+        ON_CUDA.update(before)
 
 
 def choose(implementation: str, op: str, *tensors: Tensor) -> str:

@@ -171,8 +171,8 @@ class Interaction(StockModule):
             a_NMC = a_NMC / (1.0 + self.neighbourhood_density(edges, graph, h_NMC.shape[0])).unsqueeze(2)
         if not self.residual:
             return kernels.species_linear(a_NMC, weights.skip, self.degrees_A, groups), None
-        scalars = h_NMC[:, : num_components(self.degrees_skip)]
-        return a_NMC, kernels.species_linear(scalars, weights.skip, self.degrees_skip, groups)
+        kept_NMC = h_NMC[:, : num_components(self.degrees_skip)]
+        return a_NMC, kernels.species_linear(kept_NMC, weights.skip, self.degrees_skip, groups)
 
     def path_weights(self, edges: EdgeFeatures) -> Tensor:
         """(E, P, C) radial weights of every path."""
