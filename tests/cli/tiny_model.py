@@ -1,31 +1,15 @@
 """A MACE of a few channels with random weights and a repulsive core: small, fast, and of the full architecture."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
+
+from models.zoo import BASE
 
 from mosso.engine.artifact import write_artifact
 from mosso.models.initial import initial_tensors
-from mosso.models.mace import MACESpec
 from mosso.weights.checkpoint import Checkpoint
 
-SPEC = MACESpec(
-    species=(1, 6, 8, 29),
-    r_max=3.5,
-    num_bessel=6,
-    num_polynomial_cutoff=5,
-    max_ell=2,
-    hidden_irreps="4x0e+4x1o",
-    correlation=(2, 2),
-    interactions=("RealAgnosticResidual", "RealAgnosticResidual"),
-    radial_mlp=(8,),
-    readout_mlp=4,
-    heads=("Default",),
-    avg_num_neighbors=(8.0, 8.0),
-    distance_transform="none",
-    pair_repulsion=True,
-    scale_shift=True,
-    activation_constant=1.6791767923989418,
-)
+SPEC = replace(BASE, species=(1, 6, 8, 29), interactions=("RealAgnosticResidual",) * 2, radial_mlp=(8,), pair_repulsion=True)
 
 
 def tiny_checkpoint() -> Checkpoint:
