@@ -1,8 +1,8 @@
 """How mosso compares with mace-torch on the CPU: Cu64 in the MP-0 medium shape, fp32, energy and forces, one run.
 
 ``python -m mosso.bench.cpu_ratio --peer-python PATH`` where PATH is the interpreter of an environment with mace-torch.
-Both sides take turns, with the neighbour list given and the atoms moved before every call; nothing is timed before the
-float32 result agrees with float64.
+All sides take turns (mace-torch as it comes, and in its compiled mode), with the neighbour list given and the atoms moved
+before every call; nothing is timed before the float32 result agrees with float64.
 """
 
 import argparse
@@ -53,10 +53,10 @@ def time_ours(repeats: int) -> float:
     return statistics.median(times[2:])
 
 
-def time_peer(python: Path, threads: int, repeats: int) -> float:
-    """Median milliseconds of mace-torch, measured by its own script in its own environment."""
+def time_peer(python: Path, threads: int, repeats: int, *mode: str) -> float:
+    """Median milliseconds of mace-torch, measured by its own script in its own environment; ``--compile`` for its compiled mode."""
     script = Path(__file__).parent / "peers" / "mace_torch_cpu.py"
-    command = [str(python), str(script), "--threads", str(threads), "--repeats", str(repeats), "--dtype", "float32"]
+    command = [str(python), str(script), "--threads", str(threads), "--repeats", str(repeats), "--dtype", "float32", *mode]
     environment = os.environ | {"OMP_NUM_THREADS": str(threads), "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": "1"}
     result = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     return float(json.loads(result.stdout.strip().splitlines()[-1])["median_ms"])
@@ -71,9 +71,14 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    rounds = [(time_ours(options.repeats), time_peer(options.peer_python, options.threads, options.repeats)) for _ in range(options.rounds)]
-    ours, peer = (statistics.median(side) for side in zip(*rounds, strict=True))
-    print(json.dumps({"system": "Cu64", "dtype": "float32", "threads": options.threads, "ours_over_peer": round(ours / peer, 3)}))
+    sides: dict[str, list[float]] = {"mosso": [], "mace-torch": [], "mace-torch compiled": []}
+    for _ in range(options.rounds):
+        sides["mosso"].append(time_ours(options.repeats))
+        sides["mace-torch"].append(time_peer(options.peer_python, options.threads, options.repeats))
+        sides["mace-torch compiled"].append(time_peer(options.peer_python, options.threads, options.repeats, "--compile"))
+    ours, *peers = (statistics.median(times) for times in sides.values())
+    ratios = {f"over {name}": round(ours / peer, 3) for name, peer in zip(list(sides)[1:], peers, strict=True)}
+    print(json.dumps({"system": "Cu64", "dtype": "float32", "threads": options.threads, **ratios}))
 
 
 if __name__ == "__main__":
