@@ -18,11 +18,11 @@ from safetensors.torch import save
 from torch import Tensor
 
 from mosso.data.atomic import atomic_path
+from mosso.models import ARCHITECTURES
 from mosso.version import VERSION
 from mosso.weights.checkpoint import Checkpoint
 
 SCHEMA_VERSION = 1
-ARCHITECTURES = ("mace",)
 _KEY = "mosso"
 
 
@@ -60,7 +60,7 @@ class Manifest(_Strict):
     Attributes:
         schema_version: version of this layout.
         mosso_version: version that wrote the file.
-        architecture: one of ``ARCHITECTURES``.
+        architecture: one of ``mosso.models.ARCHITECTURES``.
         spec: hyperparameters of the architecture, which checks them itself.
         species: atomic numbers, ascending.
         cutoff: Angstrom.

@@ -3,17 +3,17 @@
 Shapes are believed over attributes, since files of 2023 lack many attributes; where both exist they must agree.
 """
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 
+from mosso.math.irreps import Irreps as Notation
+from mosso.models.mace import INTERACTIONS
 from mosso.weights.mace_layout import expected_sizes
 from mosso.weights.unpickle import StoredTensor, Stub
 
-INTERACTIONS = ("RealAgnostic", "RealAgnosticResidual", "RealAgnosticDensity", "RealAgnosticDensityResidual")
 _REFUSED_OPTIONS = {
     "use_so3": "uses SO(3) irreps without parity",
     "use_agnostic_product": "shares its product basis between elements",
@@ -25,8 +25,7 @@ Irreps = list[tuple[int, int, int]]  # (multiplicity, l, parity)
 def read_irreps(value: Any) -> Irreps:
     """(multiplicity, l, parity) of an e3nn Irreps stub, or of its text."""
     if isinstance(value, str):
-        terms = [re.fullmatch(r"(?:(\d+)x)?(\d+)([eo])", term.strip()) for term in value.split("+")]
-        return [(int(term[1] or 1), int(term[2]), 1 if term[3] == "e" else -1) for term in terms if term]
+        return [(term.mul, term.l, term.parity) for term in Notation.parse(value).terms]
     if not isinstance(value, Stub) or value.kind != "Irreps" or not value.args:
         raise ValueError(f"irreps are due where the file has {value!r}")
     try:

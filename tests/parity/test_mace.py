@@ -67,16 +67,15 @@ def test_mixed_batch(name: str) -> None:
 
 @pytest.mark.parametrize("name", case_names())
 def test_float32(name: str) -> None:
-    """Forces within 1e-5 of the largest, or a few times what mace-torch loses itself where random weights are that ill-conditioned.
-
-    Both errors are samples of the same rounding noise, hence the factor.
+    """Forces within 1e-5 of the largest; where random weights are so ill-conditioned that mace-torch itself loses more than half
+    of that, within four times its error: both are samples of the same rounding noise.
     """
     golden = load(name)
     potential = potential_of(golden, "fp32")
     for i, (structure, atoms) in enumerate(zip(golden.structures, atoms_of(golden), strict=True)):
         output, forces = potential(structure), golden.arrays["forces"][0, atoms]
         theirs = np.abs(golden.arrays["float32_forces"][atoms] - forces).max() / max(np.abs(forces).max(), 1e-3)
-        allowed = max(1e-5, 4 * theirs)
+        allowed = 1e-5 if theirs < 0.5e-5 else 4 * theirs
         assert_close(output.forces, forces, allowed)
         assert float(output.energy) == pytest.approx(golden.arrays["energy"][0, i], rel=1e-5)
         assert output.energy.dtype == torch.float64
