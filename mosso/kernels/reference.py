@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from mosso.math.coupling import ContractionTable, CouplingPath
+from mosso.math.harmonics import spherical_harmonics
 
 
 def segment_sum(values: Tensor, index: Tensor, num_rows: int) -> Tensor:
@@ -119,6 +120,82 @@ def edge_convolution(
         weighted_EIC = x_by_degree[path.l_in] * weight_EC.unsqueeze(1)
         sums.append(segment_sum(coupled_EKI @ weighted_EIC, rows_E, num_nodes + 1)[:num_nodes])
     return torch.cat(sums, dim=1)
+
+
+def edge_features(vectors_E3: Tensor, max_ell: int, r_max: float, num_intervals: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """All that a tabulated convolution reads of the edges: (E, J) features in ``dtype`` and (E,) int32 rows of its table.
+
+    Column 0 of the features is the position t in [0, 1) inside the interval ``row`` of ``num_intervals`` equal ones on
+    [0, r_max); the other columns are the harmonics of degree 1 to ``max_ell``. The harmonic of degree 0 is one and is not stored.
+    Edges of length ``r_max`` and more get row ``num_intervals`` and t = 0: tables have zeros there.
+    """
+    distance_E = torch.linalg.vector_norm(vectors_E3, dim=1)
+    scaled_E = distance_E * (num_intervals / r_max)
+    inside_E = distance_E < r_max
+    # The last interval ends at r_max whatever the product rounds to.
+    rows_E = torch.where(inside_E, scaled_E.detach().floor().clamp(max=num_intervals - 1), num_intervals)
+    position_E = torch.where(inside_E, scaled_E - rows_E, 0.0)
+    harmonics_EM = spherical_harmonics(vectors_E3 / distance_E.unsqueeze(1), max_ell)
+    return torch.cat([position_E.unsqueeze(1), harmonics_EM[:, 1:]], dim=1).to(dtype), rows_E.to(torch.int32)
+
+
+def _cubic(table_RQ: Tensor, rows_E: Tensor, position_E: Tensor, dim: int) -> Tensor:
+    """(E, ...) the polynomials of the rows at their positions; coefficients in ascending order along ``dim`` of the table."""
+    value: Tensor | None = None
+    position = position_E.view(-1, *[1] * (table_RQ.ndim - 2))
+    for coefficient in reversed(table_RQ.index_select(0, rows_E).to(position_E.dtype).unbind(dim)):
+        value = coefficient if value is None else value * position + coefficient
+    assert value is not None
+    return value
+
+
+def tabulated_convolution(
+    x_NMC: Tensor,
+    features_EJ: Tensor,
+    rows_E: Tensor,
+    table_RPQC: Tensor,
+    senders_E: Tensor,
+    receivers_E: Tensor,
+    receiver_offsets: Tensor,
+    transpose_E: Tensor,
+    sender_offsets: Tensor,
+    degrees_in: tuple[int, ...],
+    paths: Sequence[CouplingPath],
+) -> Tensor:
+    """(N, K, C): ``edge_convolution`` whose radial weights are piecewise polynomials of the distance.
+
+    w[e, p, c] = sum over q of table[rows[e], p, q, c] t^q with t = features[e, 0]; the other features are the harmonics of
+    degree 1 and higher (see ``edge_features``). The table is a constant of the model: it gets no gradient.
+    """
+    weights_EPC = _cubic(table_RPQC, rows_E, features_EJ[:, 0], 2)
+    harmonics_EM = torch.cat([torch.ones_like(features_EJ[:, :1]), features_EJ[:, 1:]], dim=1)
+    edges = (senders_E, receivers_E, receiver_offsets, transpose_E, sender_offsets)
+    return edge_convolution(x_NMC, harmonics_EM, weights_EPC, *edges, degrees_in, paths)
+
+
+def radial_moments(
+    features_EJ: Tensor,
+    rows_E: Tensor,
+    table_RQK: Tensor,
+    species_N: Tensor,
+    num_species: int,
+    senders_E: Tensor,
+    receivers_E: Tensor,
+    receiver_offsets: Tensor,
+) -> Tensor:
+    """(N, J, Z, K): sum over the edges into n whose sender has species z of phi_k Y_j, phi_k piecewise polynomials of the distance.
+
+    phi_k(e) = sum over q of table[rows[e], q, k] t^q with t = features[e, 0]; Y_0 = 1, the other Y_j are the other features (see
+    ``edge_features``). ``species_N`` (N,) int64 counts from 0 to ``num_species`` - 1. What a first layer of message passing needs:
+    node features that depend on the species alone come out of the sum.
+    """
+    num_nodes, num_edges = species_N.shape[0], senders_E.shape[0]
+    real_E = torch.arange(num_edges, device=senders_E.device) < receiver_offsets[-1]
+    slots_E = torch.where(real_E, receivers_E * num_species + species_N[senders_E], num_nodes * num_species)
+    phi_EK = _cubic(table_RQK, rows_E, features_EJ[:, 0], 1)
+    harmonics_EJ = torch.cat([torch.ones_like(features_EJ[:, :1]), features_EJ[:, 1:]], dim=1)
+    sums = segment_sum(harmonics_EJ.unsqueeze(2) * phi_EK.unsqueeze(1), slots_E, num_nodes * num_species + 1)[:-1]
+    return sums.unflatten(0, (num_nodes, num_species)).transpose(1, 2)
 
 
 @lru_cache(maxsize=1024)
