@@ -21,6 +21,8 @@ class Precision:
         geometry: edge vectors, radial functions, spherical harmonics; float32 or better.
         energy: per-atom energies, E0, ZBL, virial and every sum over atoms; always float64.
         matmul: how dense products run: ``ieee`` (as the compute dtype says) or a named tensor-core mode.
+        table_error: largest relative root mean square error of the derivative of radial functions that are tabulated on a
+            GPU; None where they are always evaluated.
     """
 
     name: str
@@ -30,6 +32,7 @@ class Precision:
     geometry: torch.dtype
     energy: torch.dtype = torch.float64
     matmul: str = "ieee"
+    table_error: float | None = None
 
     def __post_init__(self) -> None:
         assert self.energy == torch.float64, "energies are summed in float64 under every policy"
@@ -51,6 +54,6 @@ POLICIES = {
     for policy in (
         Precision("fp64", storage=torch.float64, compute=torch.float64, accumulate=torch.float64, geometry=torch.float64),
         # Geometry is cheap beside the rest and its rounding is what the forces feel most, so it stays double.
-        Precision("fp32", storage=torch.float32, compute=torch.float32, accumulate=torch.float32, geometry=torch.float64),
+        Precision("fp32", storage=torch.float32, compute=torch.float32, accumulate=torch.float32, geometry=torch.float64, table_error=6e-7),
     )
 }

@@ -21,10 +21,18 @@ def segment_sum(values: Tensor, index: Tensor, num_rows: int) -> Tensor:
     return values.new_zeros((num_rows, *values.shape[1:])).index_add(0, index, values)
 
 
-def linear(x_NMC: Tensor, weights: Sequence[Tensor], degrees: Sequence[int]) -> Tensor:
-    """(N, M', D): for each output degree its own channel mixing; weights[d] is (C, D) and already normalised."""
-    parts = x_NMC.split([2 * d + 1 for d in degrees], dim=1)
-    return torch.cat([part @ weight for part, weight in zip(parts, weights, strict=True)], dim=1)
+def path_linear(
+    x_NKC: Tensor, weights: Sequence[Tensor], degrees: Sequence[int], starts: Sequence[Sequence[int]], matmul: str = "ieee"
+) -> Tensor:
+    """(N, M, D): channel mixing of each degree from all the blocks of rows of x that hold it.
+
+    out[n, m of degree l, d] = sum over blocks b and channels c of x[n, starts[l][b] + m, c] weights[l][b * C + c, d].
+    """
+    mixed = []
+    for degree, weight, first_rows in zip(degrees, weights, starts, strict=True):
+        blocks = [x_NKC[:, first : first + 2 * degree + 1] for first in first_rows]
+        mixed.append(torch.cat(blocks, dim=2) @ weight)
+    return torch.cat(mixed, dim=1)
 
 
 class SpeciesGroups(NamedTuple):
@@ -33,13 +41,17 @@ class SpeciesGroups(NamedTuple):
     Attributes:
         species_N: species of every atom.
         order_N: atoms sorted by species.
-        present_S: species that occur, ascending.
+        group_N: position of every atom's species in ``present``.
+        present: species that occur, ascending.
+        present_S: the same as a tensor.
         rows_SA: atom indices of each, padded with atom 0 to the size of the largest group.
         slot_N: where atom n stands in the flattened (S, A) layout.
     """
 
     species_N: Tensor
     order_N: Tensor
+    group_N: Tensor
+    present: tuple[int, ...]
     present_S: Tensor
     rows_SA: Tensor
     slot_N: Tensor
@@ -52,9 +64,9 @@ class SpeciesGroups(NamedTuple):
         within_N = torch.arange(len(order_N), device=order_N.device) - (counts_S.cumsum(0) - counts_S)[group_N]
         rows_SA = order_N.new_zeros(len(present_S), size)
         rows_SA[group_N, within_N] = order_N
-        return SpeciesGroups(
-            species_N, order_N, present_S, rows_SA, torch.empty_like(order_N).index_copy_(0, order_N, group_N * size + within_N)
-        )
+        back_N = torch.empty_like(order_N).index_copy_(0, order_N, torch.arange(len(order_N), device=order_N.device))
+        slot_N = (group_N * size + within_N)[back_N]
+        return SpeciesGroups(species_N, order_N, group_N[back_N], tuple(present_S.tolist()), present_S, rows_SA, slot_N)
 
     def gather(self, x_N: Tensor) -> Tensor:
         """(S, A, ...) rows of every species side by side."""
@@ -66,7 +78,7 @@ class SpeciesGroups(NamedTuple):
 
 
 def species_linear(x_NMC: Tensor, weights: Sequence[Tensor], degrees: Sequence[int], groups: SpeciesGroups) -> Tensor:
-    """(N, M', D): ``linear`` with weights of each atom's species; weights[d] is (S, C, D)."""
+    """(N, M', D): channel mixing of each degree with weights of each atom's species; weights[d] is (S, C, D)."""
     x_SAMC = groups.gather(x_NMC)
     mixed = []
     for part, weight in zip(x_SAMC.split([2 * d + 1 for d in degrees], dim=2), weights, strict=True):

@@ -1,6 +1,7 @@
 """Irreducible representations of O(3) as text and numbers: ``128x0e+128x1o``."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -62,10 +63,16 @@ def num_components(degrees: tuple[int, ...]) -> int:
     return sum(2 * degree + 1 for degree in degrees)
 
 
-def degree_slices(degrees: tuple[int, ...]) -> list[slice]:
+def degree_slices(degrees: Sequence[int]) -> list[slice]:
     """Where each degree lies along the component axis M."""
     slices, start = [], 0
     for degree in degrees:
         slices.append(slice(start, start + 2 * degree + 1))
         start += 2 * degree + 1
     return slices
+
+
+def block_starts(degrees: Sequence[int], blocks: Sequence[int]) -> tuple[tuple[int, ...], ...]:
+    """For each of ``degrees`` the first rows of the blocks that hold it, where blocks of the degrees ``blocks`` follow each other."""
+    first_rows = [part.start for part in degree_slices(blocks)]
+    return tuple(tuple(first for first, held in zip(first_rows, blocks, strict=True) if held == degree) for degree in degrees)

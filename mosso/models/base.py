@@ -17,11 +17,12 @@ class NodeOutput:
 
     Attributes:
         energy_N: (N,) float64, eV, including E0.
-        descriptors_NF: (N, F), rotation-covariant node features of all layers side by side.
+        descriptors_NF: (N, F), rotation-covariant node features of all layers side by side; None from forms of a model that
+            are made for energies and forces alone.
     """
 
     energy_N: Tensor
-    descriptors_NF: Tensor
+    descriptors_NF: Tensor | None
 
 
 class Model(Protocol):

@@ -14,7 +14,7 @@ from mosso import kernels
 from mosso.graph.graph import Graph
 from mosso.math.coupling import CouplingPath, contraction_table, convolution_paths
 from mosso.math.harmonics import spherical_harmonics
-from mosso.math.irreps import Irreps, degree_slices, num_components
+from mosso.math.irreps import Irreps, block_starts, degree_slices, num_components
 from mosso.math.radial import agnesi_transform, bessel_basis, polynomial_envelope, zbl_energy
 from mosso.models.base import NodeOutput
 from mosso.models.blocks import StockModule, below, split_linear, split_species_linear, to_channel_major
@@ -154,25 +154,33 @@ class Interaction(StockModule):
 
     def forward(self, h_NMC: Tensor, edges: EdgeFeatures, graph: Graph, groups: kernels.SpeciesGroups) -> tuple[Tensor, Tensor | None]:
         """(N, 16, C) messages A and the residual (N, M, C), None for the variants without one."""
-        weights: Interaction.Folded = self.folded()
         sums_NKC = kernels.edge_convolution(
-            kernels.linear(h_NMC, weights.up, self.degrees_in),
-            edges.harmonics_EM,
-            self.path_weights(edges),
-            *graph.rows,
-            self.degrees_in,
-            self.paths,
+            self.up(h_NMC), edges.harmonics_EM, self.path_weights(edges), *graph.rows, self.degrees_in, self.paths
         )
-        num_rows = [sum(2 * d + 1 for path in self.paths if path.l_out == d) for d in self.degrees_A]
-        parts = zip(self.degrees_A, sums_NKC.split(num_rows, dim=1), strict=True)
-        by_degree = [part.unflatten(1, (-1, 2 * d + 1)).transpose(1, 2).flatten(2) for d, part in parts]  # (N, 2 d + 1, paths * C)
-        a_NMC = torch.cat([part @ weight for part, weight in zip(by_degree, weights.mix, strict=True)], dim=1)
-        if self.density:
-            a_NMC = a_NMC / (1.0 + self.neighbourhood_density(edges, graph, h_NMC.shape[0])).unsqueeze(2)
+        density_N1 = self.neighbourhood_density(edges, graph, h_NMC.shape[0]) if self.density else None
+        return self.messages(self.mix(sums_NKC), density_N1, groups), self.kept(h_NMC, groups)
+
+    def up(self, h_NMC: Tensor) -> Tensor:
+        """(N, M, C) what the neighbours see of the node features."""
+        return kernels.path_linear(h_NMC, self.folded().up, self.degrees_in, block_starts(self.degrees_in, self.degrees_in))
+
+    def mix(self, sums_NKC: Tensor) -> Tensor:
+        """(N, 16, C) of the (N, K, C) sums over edges of all paths."""
+        starts = block_starts(self.degrees_A, [path.l_out for path in self.paths])
+        return kernels.path_linear(sums_NKC, self.folded().mix, self.degrees_A, starts)
+
+    def messages(self, a_NMC: Tensor, density_N1: Tensor | None, groups: kernels.SpeciesGroups) -> Tensor:
+        """(N, 16, C) A, divided by the density and, without a residual, mixed by species."""
+        if density_N1 is not None:
+            a_NMC = a_NMC / (1.0 + density_N1).unsqueeze(2)
+        return a_NMC if self.residual else kernels.species_linear(a_NMC, self.folded().skip, self.degrees_A, groups)
+
+    def kept(self, h_NMC: Tensor, groups: kernels.SpeciesGroups) -> Tensor | None:
+        """(N, M, C) residual: the node features that go past the product, mixed by species."""
         if not self.residual:
-            return kernels.species_linear(a_NMC, weights.skip, self.degrees_A, groups), None
+            return None
         kept_NMC = h_NMC[:, : num_components(self.degrees_skip)]
-        return a_NMC, kernels.species_linear(kept_NMC, weights.skip, self.degrees_skip, groups)
+        return kernels.species_linear(kept_NMC, self.folded().skip, self.degrees_skip, groups)
 
     def path_weights(self, edges: EdgeFeatures) -> Tensor:
         """(E, P, C) radial weights of every path."""
@@ -225,7 +233,7 @@ class Product(StockModule):
         """(N, M, C) node features of the next layer."""
         weights: Product.Folded = self.folded()
         product_NMC = kernels.symmetric_contraction(a_NMC, weights.coefficients_STC, groups, self.table)
-        h_NMC = kernels.linear(product_NMC, weights.mix, self.degrees)
+        h_NMC = kernels.path_linear(product_NMC, weights.mix, self.degrees, block_starts(self.degrees, self.degrees))
         if residual_NMC is None:
             return h_NMC
         # The residual carries the degrees both layers have, which are always the lowest ones.
@@ -268,7 +276,7 @@ class MACE(nn.Module):
                 self.add_module(name, StockModule(part, torch.float64))
         self.register_buffer("numbers_S", torch.tensor(spec.species), persistent=False)
         transform = below(tensors, "radial_embedding.distance_transform.")
-        self._agnesi = [float(transform[name]) for name in "qpa"] if spec.distance_transform == "agnesi" else []
+        self.agnesi = [float(transform[name]) for name in "qpa"] if spec.distance_transform == "agnesi" else []
 
     if TYPE_CHECKING:
 
@@ -309,8 +317,7 @@ class MACE(nn.Module):
         distance_E = torch.linalg.vector_norm(vectors_E3, dim=1)
         edges = self.edge_features(vectors_E3, distance_E, species_N, graph)
 
-        embedding = self.node_embedding.linear.weight.view(len(self.species), -1) / len(self.species) ** 0.5
-        h_NMC = embedding[species_N].unsqueeze(1)
+        h_NMC = self.embedding()[species_N].unsqueeze(1)
         energy_N = self.repulsion(distance_E, species_N, graph)
         descriptors = []
         for layer, (interaction, product, readout) in enumerate(zip(self.interactions, self.products, self.readouts, strict=True)):
@@ -319,10 +326,22 @@ class MACE(nn.Module):
             energy_N = energy_N + readout(h_NMC[:, 0], head).to(self.precision.energy)
             descriptors.append(to_channel_major(h_NMC, degree_slices(self.spec.degrees_out(layer))))
 
+        return NodeOutput(self.total_energy(energy_N, species_N, head), torch.cat(descriptors, dim=1))
+
+    def bond_lengths(self) -> Tensor:
+        """(S, S) float64, Angstrom, mean of the covalent radii of two species: the length unit of the Agnesi transform."""
+        radii_S = self.radial_embedding.distance_transform.covalent_radii[self.numbers_S]
+        return 0.5 * (radii_S.unsqueeze(1) + radii_S)
+
+    def embedding(self) -> Tensor:
+        """(S, C) node features of isolated species."""
+        return self.node_embedding.linear.weight.view(len(self.species), -1) / len(self.species) ** 0.5
+
+    def total_energy(self, energy_N: Tensor, species_N: Tensor, head: int) -> Tensor:
+        """(N,) float64, eV, of the interaction energies: scaled, shifted and with the energies of isolated atoms."""
         if self.spec.scale_shift:
             energy_N = self.scale_shift.scale.reshape(-1)[head] * energy_N + self.scale_shift.shift.reshape(-1)[head]
-        e0_S = self.atomic_energies_fn.atomic_energies.view(-1, len(self.species))[head]
-        return NodeOutput(energy_N + e0_S[species_N], torch.cat(descriptors, dim=1))
+        return energy_N + self.atomic_energies_fn.atomic_energies.view(-1, len(self.species))[head][species_N]
 
     def edge_features(self, vectors_E3: Tensor, distance_E: Tensor, species_N: Tensor, graph: Graph) -> EdgeFeatures:
         """Harmonics, radial basis and envelope of every edge."""
@@ -331,9 +350,8 @@ class MACE(nn.Module):
         envelope_E1 = polynomial_envelope(distance, spec.r_max, spec.num_polynomial_cutoff).unsqueeze(1)
         argument = distance
         if spec.distance_transform == "agnesi":
-            radii_S = radial.distance_transform.covalent_radii[self.numbers_S]
-            bond_E = 0.5 * (radii_S[species_N[graph.senders_E]] + radii_S[species_N[graph.receivers_E]]).to(distance.dtype)
-            argument = agnesi_transform(distance, bond_E, *self._agnesi)
+            bond_SS = self.bond_lengths().to(distance.dtype)
+            argument = agnesi_transform(distance, bond_SS[species_N[graph.senders_E], species_N[graph.receivers_E]], *self.agnesi)
         radial_EK = bessel_basis(argument, radial.bessel_fn.bessel_weights.to(distance.dtype), spec.r_max)
         if spec.apply_cutoff:
             radial_EK = radial_EK * envelope_E1

@@ -134,4 +134,5 @@ def descriptors(model: Model, batch: Batch, graph: Graph, species_N: Tensor) -> 
     """(N, F) node features of all layers side by side, rotating with the structure."""
     with torch.no_grad():
         result: NodeOutput = model(edge_vectors(batch, graph), species_N, graph)
+    assert result.descriptors_NF is not None
     return result.descriptors_NF

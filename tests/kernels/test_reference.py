@@ -109,7 +109,9 @@ def test_non_contiguous_inputs() -> None:
     x = rand(3, 2, 4).transpose(1, 2)
     assert not x.is_contiguous()
     weights = [rand(2, 2), rand(2, 2, seed=1)]
-    torch.testing.assert_close(kernels.linear(x, weights, (0, 1)), kernels.linear(x.contiguous(), weights, (0, 1)))
+    torch.testing.assert_close(
+        kernels.path_linear(x, weights, (0, 1), ((0,), (1,))), kernels.path_linear(x.contiguous(), weights, (0, 1), ((0,), (1,)))
+    )
 
 
 def test_segment_sum_leaves_empty_rows_zero() -> None:
