@@ -79,7 +79,7 @@ class _Recording:
 
         def step() -> Output:
             return outputs.evaluate(
-                potential.model,
+                potential.evaluator,
                 self.batch,
                 self.graph,
                 self.species_N,

@@ -12,7 +12,7 @@ from mosso.engine.artifact import manifest_of, read_artifact
 from mosso.engine.convert import cached_artifact, read_source
 from mosso.graph.graph import Graph
 from mosso.graph.neighbors import neighbor_list
-from mosso.models import build, outputs
+from mosso.models import build, evaluation_form, outputs
 from mosso.models.base import species_index
 from mosso.models.outputs import Output
 from mosso.precision import Precision
@@ -77,6 +77,7 @@ class Potential:
         name: what the model is called.
         manifest: architecture, provenance, licence and units as stored with the model.
         model: the architecture, in evaluation mode on ``device``.
+        evaluator: the form of it that gives energies and first derivatives fastest there.
         precision: the policy every result names.
         device: where it computes.
         head: the readout head in use.
@@ -96,6 +97,7 @@ class Potential:
         self.precision = Precision.named(precision)
         self.device = torch.device(device)
         self.model = build(checkpoint.architecture, checkpoint.spec, checkpoint.tensors, self.precision).to(self.device)
+        self.evaluator = evaluation_form(self.model, self.device)
         self.head = self._choose_head(head)
 
     def _choose_head(self, head: str | None) -> str:
@@ -172,7 +174,7 @@ class Potential:
     def evaluate(self, batch: Batch, graph: Graph, *, forces: bool = True, stress: bool = False, virials: bool = False) -> Output:
         """Energy, forces, stress of a batch whose neighbours are known; the call that dynamics makes every step."""
         return outputs.evaluate(
-            self.model,
+            self.evaluator,
             batch,
             graph,
             species_index(batch.numbers_N, self.species),

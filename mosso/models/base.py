@@ -25,12 +25,20 @@ class NodeOutput:
     descriptors_NF: Tensor | None
 
 
-class Model(Protocol):
+class Evaluator(Protocol):
     """A potential as a function of edge vectors.
 
     Everything that depends on positions goes through ``vectors_E3``; forces, stress and virials then follow
     from one backward pass to it (mosso.models.outputs).
     """
+
+    def __call__(
+        self, vectors_E3: Tensor, species_N: Tensor, graph: Graph, head: int = 0, groups: SpeciesGroups | None = None
+    ) -> NodeOutput: ...
+
+
+class Model(Evaluator, Protocol):
+    """An architecture with its weights: an evaluator that can say what it is."""
 
     @property
     def cutoff(self) -> float:
@@ -56,10 +64,6 @@ class Model(Protocol):
     def spin(self) -> int:
         """Spin multiplicity the model stands for."""
         ...
-
-    def __call__(
-        self, vectors_E3: Tensor, species_N: Tensor, graph: Graph, head: int = 0, groups: SpeciesGroups | None = None
-    ) -> NodeOutput: ...
 
     def describe(self) -> dict[str, Any]:
         """The architecture as plain data (JSON types only)."""

@@ -8,7 +8,7 @@ from torch import Tensor
 from mosso import kernels
 from mosso.data.structure import Batch
 from mosso.graph.graph import Graph, edge_vectors
-from mosso.models.base import Model, NodeOutput
+from mosso.models.base import Evaluator, Model, NodeOutput
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,7 +53,7 @@ class Output:
 
 
 def evaluate(
-    model: Model,
+    model: Evaluator,
     batch: Batch,
     graph: Graph,
     species_N: Tensor,

@@ -54,11 +54,6 @@ class TabulatedMACE(nn.Module):
         self.stock, self.spec, self.precision = model, model.spec, model.precision
         self._tables: dict[tuple[int, ...], Tables] = {}
 
-    @staticmethod
-    def suits(model: Any) -> bool:
-        """Whether ``model`` is a MACE under a policy that allows tables."""
-        return isinstance(model, MACE) and model.precision.table_error is not None
-
     def _apply(self, fn: Any, recurse: bool = True) -> "TabulatedMACE":
         self._tables.clear()
         return super()._apply(fn, recurse)

@@ -9,7 +9,7 @@ from models import zoo
 
 from mosso import Precision
 from mosso.engine.potential import Potential
-from mosso.models import outputs
+from mosso.models import evaluation_form, outputs
 from mosso.models.base import species_index
 from mosso.models.outputs import Output
 from mosso.models.tabulated_mace import TabulatedMACE
@@ -54,6 +54,8 @@ def test_too_strict_a_policy_is_refused() -> None:
         evaluate(potential, True)
 
 
-def test_suits_only_policies_with_tables() -> None:
-    assert TabulatedMACE.suits(zoo.potential("mace-plain", "fp32").model)
-    assert not TabulatedMACE.suits(zoo.potential("mace-plain", "fp64").model)
+def test_stands_in_for_the_stock_form_on_cuda_under_policies_with_tables() -> None:
+    cuda, fp32, fp64 = torch.device("cuda"), zoo.potential("mace-plain", "fp32").model, zoo.potential("mace-plain", "fp64").model
+    assert isinstance(evaluation_form(fp32, cuda), TabulatedMACE)
+    assert evaluation_form(fp64, cuda) is fp64
+    assert evaluation_form(fp32, torch.device("cpu")) is fp32
