@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mosso.cli import options
-from mosso.cli.batches import batches
 from mosso.cli.loading import load_potential
 from mosso.cli.output import Bar, check_out, note, plural, print_json, print_pairs, print_table
 
@@ -37,6 +36,7 @@ def evaluate(
     """
     from mosso.data.readers import read_structures
     from mosso.data.writers import FORMATS, write_frames
+    from mosso.engine.batching import in_batches
 
     if out is not None:
         check_out(out, tuple(FORMATS))
@@ -45,8 +45,12 @@ def evaluate(
     started = perf_counter()
     results: list[dict[str, Any]] = []
     with Bar("Evaluating", total=len(frames), wanted=progress) as bar:
-        for batch in batches(frames, pot):
-            results += evaluate_batch(pot, batch, first=len(results))
+
+        def work(batch: list["Structure"]) -> list[dict[str, Any]]:
+            return evaluate_batch(pot, batch, first=len(results))
+
+        for batch_results in in_batches(pot, frames, work):
+            results.extend(batch_results)
             bar.move_to(len(results))
     seconds = perf_counter() - started
     if out is not None:

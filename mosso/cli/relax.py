@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mosso.cli import options
-from mosso.cli.batches import batches
 from mosso.cli.loading import load_potential
 from mosso.cli.output import Bar, check_out, note, print_json, print_pairs, print_table
 
@@ -40,20 +39,23 @@ def relax(
     """
     from mosso.data.readers import read_structures
     from mosso.data.writers import FORMATS, write_frames
+    from mosso.engine.batching import in_batches
 
     check_out(out, tuple(FORMATS))
     frames = read_structures(structures)
     pot = load_potential(model, device, precision, head, progress=progress)
     started = perf_counter()
-    rows: list[dict[str, Any]] = []
-    relaxed: list[Structure] = []
+    relaxed: list[tuple[dict[str, Any], Structure]] = []
     with Bar("Relaxing", total=len(frames), wanted=progress) as bar:
-        for batch in batches(frames, pot):
-            new_rows, new = relax_batch(pot, batch, bar, fmax=fmax, steps=steps, cell=cell, pressure=pressure)
-            rows += new_rows
-            relaxed += new
+
+        def work(batch: list["Structure"]) -> list[tuple[dict[str, Any], "Structure"]]:
+            return relax_batch(pot, batch, len(relaxed), bar, fmax=fmax, steps=steps, cell=cell, pressure=pressure)
+
+        for results in in_batches(pot, frames, work):
+            relaxed += results
+    rows = [row for row, _ in relaxed]
     seconds = perf_counter() - started
-    write_frames(out, relaxed)
+    write_frames(out, [structure for _, structure in relaxed])
     if as_json:
         print_json(document(pot, rows, seconds, out))
     else:
@@ -62,12 +64,11 @@ def relax(
 
 
 def relax_batch(
-    pot: "Potential", structures: list["Structure"], bar: Bar, **options: Any
-) -> tuple[list[dict[str, Any]], list["Structure"]]:
-    """Structures of one batch relaxed, and a row for each of them."""
+    pot: "Potential", structures: list["Structure"], before: int, bar: Bar, **options: Any
+) -> list[tuple[dict[str, Any], "Structure"]]:
+    """For each structure of one batch, its row of the table and itself relaxed; ``before`` structures came earlier."""
     from mosso.dynamics.relax import relax as relax_together
 
-    before = bar.done
     first: list[float] = []
 
     def on_step(row: "RelaxRow") -> None:
@@ -88,7 +89,7 @@ def relax_batch(
         }
         for b, structure in enumerate(result.structures)
     ]
-    return rows, result.structures
+    return list(zip(rows, result.structures, strict=True))
 
 
 def document(pot: "Potential", rows: list[dict[str, Any]], seconds: float, out: Path) -> dict[str, Any]:

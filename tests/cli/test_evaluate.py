@@ -95,7 +95,7 @@ def test_batches_make_no_difference(run_json, model_file, tmp_path, monkeypatch)
             atoms.rattle(0.03, seed=seed)
     write(tmp_path / "many.extxyz", many)
     together = run_json("evaluate", tmp_path / "many.extxyz", "--model", model_file)["energy"]
-    monkeypatch.setattr("mosso.cli.batches.EDGES_AT_ONCE", {"cpu": 1, "cuda": 1})
+    monkeypatch.setattr("mosso.engine.batching.EDGES_AT_ONCE", {"cpu": 1, "cuda": 1})
     alone = run_json("evaluate", tmp_path / "many.extxyz", "--model", model_file)["energy"]
     np.testing.assert_allclose(together, alone, rtol=1e-13)
 
@@ -114,20 +114,3 @@ def test_an_existing_file_is_replaced_also_in_place(run, model_file, tmp_path):
     assert run("evaluate", path, "--model", model_file, "--out", path).exit_code == 0
     assert read(path, 1).get_forces().shape == (4, 3)
     assert [entry.name for entry in tmp_path.iterdir()] == ["in.extxyz"]
-
-
-def test_edge_budget():
-    from types import SimpleNamespace
-
-    import torch
-
-    from mosso.cli.batches import EDGES_AT_ONCE, batches, estimated_edges
-
-    pot = SimpleNamespace(device=torch.device("cpu"), cutoff=5.0)
-    structures = [mosso.Structure.of(bulk("Cu", "fcc", a=3.6, cubic=True) * (n, n, n)) for n in (1, 2, 1, 5, 1, 1, 4, 3)]
-    cut = list(batches(structures, pot))
-    assert [structure for batch in cut for structure in batch] == structures
-    assert 1 < len(cut) < len(structures)
-    for batch in cut:
-        assert len(batch) == 1 or sum(estimated_edges(structure, 5.0) for structure in batch) <= EDGES_AT_ONCE["cpu"]
-    assert estimated_edges(structures[0], 5.0) == pytest.approx(4 * 4.19 * 125 / 11.66, rel=0.01)

@@ -82,6 +82,6 @@ def test_steps_of_zero_only_looks(run_json, molecules, model_file, tmp_path):
 def test_batches_make_no_difference(run_json, molecules, model_file, tmp_path, monkeypatch):
     arguments = ("relax", molecules, "--model", model_file, "--fmax", 0.05, "-o", tmp_path / "out.extxyz")
     together = run_json(*arguments)["structures"]
-    monkeypatch.setattr("mosso.cli.batches.EDGES_AT_ONCE", {"cpu": 1, "cuda": 1})
+    monkeypatch.setattr("mosso.engine.batching.EDGES_AT_ONCE", {"cpu": 1, "cuda": 1})
     alone = run_json(*arguments)["structures"]
     np.testing.assert_allclose([row["energy"] for row in together], [row["energy"] for row in alone], atol=1e-8)
