@@ -1,6 +1,6 @@
 """Ops on tensors. Models call these names; dispatch.py decides which implementation runs."""
 
-from mosso.kernels.dispatch import edge_convolution, symmetric_contraction
+from mosso.kernels.dispatch import edge_convolution, symmetric_contraction, tabulated_convolution
 from mosso.kernels.reference import (
     SpeciesGroups,
     edge_features,
@@ -10,7 +10,6 @@ from mosso.kernels.reference import (
     radial_moments,
     segment_sum,
     species_linear,
-    tabulated_convolution,
 )
 
 __all__ = [

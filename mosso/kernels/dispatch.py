@@ -45,7 +45,7 @@ def _device_obstacle(device: str) -> str | None:
 
 
 # What ``auto`` runs on CUDA devices. A Triton op moves in here once its errors and times on a GPU stand in docs/kernels.md.
-ON_CUDA = {"edge_convolution": "reference", "symmetric_contraction": "reference"}
+ON_CUDA = {"edge_convolution": "reference", "symmetric_contraction": "reference", "tabulated_convolution": "triton"}
 
 
 @contextmanager
@@ -109,3 +109,30 @@ def symmetric_contraction(
     from mosso.kernels.fused import symmetric_contraction as fused
 
     return fused.symmetric_contraction_triton(a_NMC, coefficients_STC, groups.species_N, table, groups.order_N)
+
+
+def tabulated_convolution(
+    x_NMC: Tensor,
+    features_EJ: Tensor,
+    rows_E: Tensor,
+    table_RPQC: Tensor,
+    senders_E: Tensor,
+    receivers_E: Tensor,
+    receiver_offsets: Tensor,
+    transpose_E: Tensor,
+    sender_offsets: Tensor,
+    degrees_in: tuple[int, ...],
+    paths: Sequence[CouplingPath],
+    implementation: str = "auto",
+) -> Tensor:
+    """(N, K, C): see ``reference.tabulated_convolution``; ``implementation`` is auto, reference or triton.
+
+    The triton one is differentiable once, and not in the table.
+    """
+    edges = (senders_E, receivers_E, receiver_offsets, transpose_E, sender_offsets)
+    arguments = (x_NMC, features_EJ, rows_E, table_RPQC, *edges)
+    if choose(implementation, "tabulated_convolution", x_NMC, features_EJ) == "reference":
+        return reference.tabulated_convolution(*arguments, degrees_in, paths)
+    from mosso.kernels.fused import tabulated_convolution as fused
+
+    return fused.tabulated_convolution(*arguments, degrees_in, paths)

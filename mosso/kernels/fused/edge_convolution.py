@@ -12,39 +12,19 @@ outgoing edges of each sender in the order of the transpose, a third sums dY ove
 N atoms, E edges, P paths, C channels, M components of x, J of the harmonics, K of the output (all paths together).
 """
 
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 import triton
-import triton.language as tl
 from torch import Tensor
-from torch.library import custom_op, triton_op, wrap_triton
 
 from mosso.kernels.fused import INTERPRETED
 from mosso.kernels.fused import edge_convolution_source as generated
 from mosso.kernels.fused.edge_convolution_source import PathTable
+from mosso.kernels.fused.edge_sums import sum_outgoing, sum_parts, zero_padding
+from mosso.kernels.fused.launch import Config, ceil_div, launch, register
 from mosso.math.coupling import CouplingPath
-
-
-class Config(NamedTuple):
-    """How a generated kernel is cut.
-
-    Attributes:
-        block: channels of one program.
-        num_warps: warps of one program.
-        step: edges whose loads are under way together.
-        max_sums: numbers per channel that are kept in registers over the loop.
-        ahead: load the numbers of the next step while this one computes.
-        warp_sum: bytes of a number where dY is summed by shuffles written out (block 32, one warp), else 0.
-    """
-
-    block: int
-    num_warps: int
-    step: int
-    max_sums: int
-    ahead: bool = False
-    warp_sum: int = 0
 
 
 def config(direction: str, channels: int, num_harmonics: int, itemsize: int) -> Config:
@@ -58,70 +38,11 @@ def config(direction: str, channels: int, num_harmonics: int, itemsize: int) -> 
     return Config(32, 1, 1, max_sums, warp_sum=itemsize if nvidia and num_harmonics <= 32 else 0)
 
 
-@triton.jit
-def _sum_outgoing(grad_edges, transpose, sender_offsets, out, WIDTH: tl.constexpr, BLOCK: tl.constexpr, ROWS: tl.constexpr):
-    """out[n] = sum of the (E, WIDTH) rows of the edges that leave n, ROWS of them under way at a time."""
-    node = tl.program_id(0).to(tl.int64)
-    column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
-    start = tl.load(sender_offsets + node)
-    end = tl.load(sender_offsets + node + 1)
-    total = tl.zeros((ROWS, BLOCK), out.dtype.element_ty)
-    for first in range(start, end, ROWS):
-        slot = first + tl.arange(0, ROWS)
-        edge = tl.load(transpose + slot, mask=slot < end, other=0)
-        inside = (slot < end)[:, None] & (column < WIDTH)[None, :]
-        total += tl.load(grad_edges + edge[:, None] * WIDTH + column[None, :], mask=inside, other=0.0)
-    tl.store(out + node * WIDTH + column, tl.sum(total, axis=0), mask=column < WIDTH)
-
-
-@triton.jit
-def _sum_parts(parts, receiver_offsets, out, num_nodes, num_edges, PARTS: tl.constexpr, WIDTH: tl.constexpr, BLOCK: tl.constexpr):
-    """out (E, WIDTH) = sum of the (PARTS, E, WIDTH) parts; zero for padding edges, whose parts nobody wrote."""
-    end = tl.load(receiver_offsets + num_nodes) * WIDTH
-    size = tl.cast(num_edges, tl.int64) * WIDTH
-    element = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    total = tl.zeros((BLOCK,), out.dtype.element_ty)
-    for part in tl.static_range(PARTS):
-        total += tl.load(parts + part * size + element, mask=element < end, other=0.0)
-    tl.store(out + element, total, mask=element < size)
-
-
-@triton.jit
-def _zero_padding(receiver_offsets, out, num_nodes, num_edges, PROGRAMS: tl.constexpr, WIDTH: tl.constexpr, BLOCK: tl.constexpr):
-    """Zeros in the rows of (E, WIDTH) behind the last real edge; how many there are is known on the device only."""
-    first = tl.load(receiver_offsets + num_nodes) * WIDTH + tl.program_id(0) * BLOCK
-    size = tl.cast(num_edges, tl.int64) * WIDTH
-    for start in range(first, size, PROGRAMS * BLOCK):
-        element = start + tl.arange(0, BLOCK)
-        tl.store(out + element, tl.zeros((BLOCK,), out.dtype.element_ty), mask=element < size)
-
-
-def _ceil_div(a: int, b: int) -> int:
-    return -(-a // b)
-
-
-def _launch(kernel: Any, grid: tuple[int, ...], *arguments: Any, **constants: Any) -> None:
-    """Run a kernel, or record it where torch.compile traces."""
-    wrap = kernel if INTERPRETED else wrap_triton(kernel)
-    wrap[grid](*arguments, **constants)
-
-
-def _register(name: str, fake: Callable[..., Any]) -> Callable[[Callable[..., Any]], Any]:
-    """Make an op of a function: transparent to compilers, or opaque under the interpreter, which nothing can trace."""
-
-    def decorate(function: Callable[..., Any]) -> Any:
-        op: Any = (custom_op if INTERPRETED else triton_op)(f"mosso::{name}", function, mutates_args=())
-        op.register_fake(fake)
-        return op
-
-    return decorate
-
-
 def _fake_forward(x, harmonics, weights, senders, receiver_offsets, transpose, sender_offsets, table):
     return x.new_empty(x.shape[0], PathTable.parse(table, int(harmonics.shape[1])).num_out, x.shape[2])
 
 
-@_register("edge_convolution", _fake_forward)
+@register("edge_convolution", _fake_forward)
 def _forward(
     x: Tensor,
     harmonics: Tensor,
@@ -141,9 +62,9 @@ def _forward(
     assert receiver_offsets.shape == sender_offsets.shape == (num_nodes + 1,)
     out = x.new_empty(num_nodes, paths.num_out, channels)
     cut = config("forward", channels, paths.num_edge, x.element_size())
-    _launch(
+    launch(
         generated.kernel("forward", paths, cut.step, cut.max_sums, cut.ahead),
-        (num_nodes, _ceil_div(channels, cut.block)),
+        (num_nodes, ceil_div(channels, cut.block)),
         x.contiguous(),
         harmonics.contiguous(),
         weights.contiguous(),
@@ -161,7 +82,7 @@ def _fake_backward(g, x, harmonics, weights, senders, receiver_offsets, transpos
     return tuple(t.new_empty(t.shape if need else (0,)) for t, need in zip((x, harmonics, weights), needed, strict=True))
 
 
-@_register("edge_convolution_backward", _fake_backward)
+@register("edge_convolution_backward", _fake_backward)
 def _backward(
     g: Tensor,
     x: Tensor,
@@ -180,14 +101,14 @@ def _backward(
     num_in, num_harmonics, num_paths = paths.num_in, paths.num_edge, len(paths.paths)
     need_x, need_y, need_w = needed
     cut = config("backward", channels, num_harmonics, x.element_size())
-    num_blocks = _ceil_div(channels, cut.block)
+    num_blocks = ceil_div(channels, cut.block)
     receiver_offsets = receiver_offsets.contiguous()
     grad_edges = x.new_empty((num_edges, num_in, channels) if need_x else (0,))
     grad_parts = x.new_empty((num_blocks, num_edges, num_harmonics) if need_y else (0,))
     grad_x = x.new_empty(x.shape if need_x else (0,))
     grad_harmonics = x.new_empty(harmonics.shape if need_y else (0,))
     grad_weights = x.new_empty(weights.shape if need_w else (0,))
-    _launch(
+    launch(
         generated.kernel("backward", paths, cut.step, cut.max_sums, cut.ahead, cut.warp_sum),
         (num_nodes, num_blocks),
         g.contiguous(),
@@ -209,9 +130,9 @@ def _backward(
     )
     if need_x:
         width = num_in * channels
-        grid = (num_nodes, _ceil_div(width, 128))
-        _launch(
-            _sum_outgoing,
+        grid = (num_nodes, ceil_div(width, 128))
+        launch(
+            sum_outgoing,
             grid,
             grad_edges,
             transpose.contiguous(),
@@ -223,12 +144,12 @@ def _backward(
             num_warps=4,
         )
     if need_y:
-        blocks = _ceil_div(num_edges * num_harmonics, 1024)
+        blocks = ceil_div(num_edges * num_harmonics, 1024)
         sizes = {"PARTS": num_blocks, "WIDTH": num_harmonics, "BLOCK": 1024}
-        _launch(_sum_parts, (blocks,), grad_parts, receiver_offsets, grad_harmonics, num_nodes, num_edges, **sizes)
+        launch(sum_parts, (blocks,), grad_parts, receiver_offsets, grad_harmonics, num_nodes, num_edges, **sizes)
     if need_w:
         sizes = {"PROGRAMS": 256, "WIDTH": num_paths * channels, "BLOCK": 1024}
-        _launch(_zero_padding, (256,), receiver_offsets, grad_weights, num_nodes, num_edges, **sizes)
+        launch(zero_padding, (256,), receiver_offsets, grad_weights, num_nodes, num_edges, **sizes)
     return grad_x, grad_harmonics, grad_weights
 
 

@@ -1,15 +1,18 @@
-"""Triton source of the edge convolution, written out for one table of coupling paths.
+"""Triton source of the edge convolutions, written out for one table of coupling paths.
 
 The indices of a coupling table are known before the kernel is compiled, so every product becomes one line of
 straight code on registers: no loop over paths, no table in memory, nothing multiplied by zero. ``source`` shows
 what runs; tracebacks and profilers find the same lines.
+
+Two ops share it and differ in where the radial weights of an edge come from: ``STORED`` reads them (edge_convolution),
+``TABULATED`` evaluates cubics whose coefficients stand in a table (tabulated_convolution).
 """
 
 import linecache
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import triton
@@ -84,12 +87,15 @@ class PathTable:
         return tuple(terms)
 
     def hoisted(self, max_sums: int) -> frozenset[int]:
-        """Paths whose coupling is taken out of the loop over edges: the cheapest in registers, while ``max_sums`` lasts."""
+        """Paths whose coupling is taken out of the loop over edges: the cheapest in registers, while ``max_sums`` lasts.
+
+        Those that cost no register always are, among them every path with the harmonic of degree 0.
+        """
         pairs = [len({(t.i, t.j) for t in terms}) for terms in self.terms]
         growth = [count - (2 * path.l_out + 1) for count, path in zip(pairs, self.paths, strict=True)]
         total, chosen = self.num_out, set()
         for p in sorted(range(len(pairs)), key=lambda p: growth[p]):
-            if total + growth[p] <= max_sums:
+            if growth[p] == 0 or total + growth[p] <= max_sums:
                 total += growth[p]
                 chosen.add(p)
         return frozenset(chosen)
@@ -125,6 +131,117 @@ def _times(value: float, name: str) -> str:
     return name if value == 1.0 else f"{value!r} * {name}"
 
 
+def _row(u: int) -> str:
+    """Edge u of a step."""
+    return f"(edge + {u})" if u else "edge"
+
+
+class Weights:
+    """Where the radial weights w_p of an edge come from; this one reads them, (E, P, C), and stores their gradient.
+
+    Attributes:
+        op: the op, which names its kernels.
+        scalars: argument with the (E, J) real numbers of the edges.
+        storage: argument with the weights, or what they are made of.
+        indices: integers of an edge that addresses wait for, each with the argument that holds it.
+        unit_harmonic: the harmonic of degree 0 is one; its column of ``scalars`` holds a variable t of the weights.
+        cast: makes a number of the weights one of the dtype of x.
+        backward: arguments of the backward kernel that belong to this source.
+        flags: what the backward kernel may be asked for.
+        need_u: when it needs u_i, and so dw_p = sum_i x_i u_i.
+    """
+
+    op = "edge_convolution"
+    scalars = "harmonics"
+    storage = "weights"
+    indices: ClassVar[dict[str, str]] = {"sender": "senders"}
+    unit_harmonic = False
+    cast = ""
+    backward: tuple[str, ...] = ("grad_weights", "num_edges")
+    flags: tuple[str, ...] = ("NEED_X", "NEED_Y", "NEED_W")
+    need_u = "NEED_X or NEED_W"
+
+    @property
+    def arguments(self) -> str:
+        """What kernels read of the edges."""
+        return ", ".join([self.scalars, self.storage, *self.indices.values(), "receiver_offsets"])
+
+    def scalar_names(self, table: PathTable) -> list[str]:
+        return ["t" if self.unit_harmonic else "y0", *[f"y{j}" for j in range(1, table.num_edge)]]
+
+    def harmonic(self, name: str, j: int, u: int) -> str:
+        """name * Y_j."""
+        return name if self.unit_harmonic and j == 0 else f"{name} * y{j}_{u}"
+
+    def numbers(self, table: PathTable) -> list[str]:
+        """What an edge reads per channel, one row of channels after the other from ``address`` on."""
+        return [f"w{p}" for p in range(len(table.paths))]
+
+    def address(self, table: PathTable, edge: str, u: int) -> str:
+        return f"weights + {edge} * ({len(table.paths)} * CHANNELS)"
+
+    def evaluate(self, write: _Writer, p: int, u: int) -> None:
+        """Lines that make w_p of what was loaded."""
+
+    def restrict(self, write: _Writer) -> None:
+        """Lines that leave out edges which this launch of the backward kernel is not for."""
+
+    def dx_row(self, u: int) -> str:
+        """Where dx of an edge goes."""
+        return _row(u)
+
+    def gradient(self, write: _Writer, table: PathTable, p: int, u: int, dw: str, live: str) -> None:
+        """Lines that take in dw_p."""
+        write("if NEED_W:")
+        write(f"    at = grad_weights + {_row(u)} * ({len(table.paths)} * CHANNELS) + channel")
+        write(f"    tl.store(at + {p} * CHANNELS, {dw}, mask={live})")
+
+
+class _Tabulated(Weights):
+    """w_p = sum_q c_q t^q, where the coefficients are the row of a table (R, P, 4, C) that the edge names.
+
+    dw_p is not stored: dt = sum over p and channels of dw_p * dw_p/dt takes the place of dY_0. One launch of the backward
+    kernel is for the edges from ``first_edge`` to ``last_edge``; dx of the first of them is row 0 of ``grad_x``.
+    """
+
+    op = "tabulated_convolution"
+    scalars = "features"
+    storage = "table"
+    indices: ClassVar[dict[str, str]] = {"sender": "senders", "row": "rows"}
+    unit_harmonic = True
+    cast = ".to(x.dtype.element_ty)"
+    backward = ("first_edge", "last_edge", "num_edges")
+    flags = ("NEED_X", "NEED_Y")
+    need_u = "NEED_X or NEED_Y"
+
+    def numbers(self, table: PathTable) -> list[str]:
+        return [f"c{p}_{q}" for p in range(len(table.paths)) for q in range(4)]
+
+    def address(self, table: PathTable, edge: str, u: int) -> str:
+        return f"table + row_{u}.to(tl.int64) * ({4 * len(table.paths)} * CHANNELS)"
+
+    def evaluate(self, write: _Writer, p: int, u: int) -> None:
+        c0, c1, c2, c3 = (f"c{p}_{q}_{u}" for q in range(4))
+        write(f"w{p}_{u} = {c0} + t_{u} * ({c1} + t_{u} * ({c2} + t_{u} * {c3}))")
+
+    def restrict(self, write: _Writer) -> None:
+        write("start = tl.maximum(start, first_edge)")
+        write("end = tl.minimum(end, last_edge)")
+        write("if start >= end:")
+        write("    return")
+
+    def dx_row(self, u: int) -> str:
+        return f"(edge + {u} - first_edge)" if u else "(edge - first_edge)"
+
+    def gradient(self, write: _Writer, table: PathTable, p: int, u: int, dw: str, live: str) -> None:
+        _, c1, c2, c3 = (f"c{p}_{q}_{u}" for q in range(4))
+        write("if NEED_Y:")
+        write(f"    dy0 += ({dw}) * ({c1} + (2.0 * t_{u}) * ({c2} + (1.5 * t_{u}) * {c3}))")
+
+
+STORED, TABULATED = Weights(), _Tabulated()
+
+
 def _head(write: _Writer, name: str, arguments: str, table: PathTable) -> None:
     write("@triton.jit")
     write(f"def {name}({arguments}):")
@@ -139,10 +256,10 @@ def _head(write: _Writer, name: str, arguments: str, table: PathTable) -> None:
     write("zero = tl.zeros((BLOCK,), x.dtype.element_ty)")
 
 
-def _loads(write: _Writer, table: PathTable, step: int, base: str, prefix: str = "") -> None:
+def _loads(write: _Writer, table: PathTable, weights: Weights, step: int, base: str, prefix: str = "") -> None:
     """Everything that the edges base, base + 1, .. read, before they compute: their loads are then under way together.
 
-    Senders are read one step before that, because the address of x waits for them.
+    Indices are read one step before that, because addresses wait for them.
     """
     for u in range(step):
         live, guard, row = "inside", "", f"({base} + {u})" if u else base
@@ -152,56 +269,58 @@ def _loads(write: _Writer, table: PathTable, step: int, base: str, prefix: str =
         write(f"at = x + sender_{u} * ({table.num_in} * CHANNELS) + channel")
         for i in range(table.num_in):
             write(f"{prefix}x{i}_{u} = tl.load(at + {i} * CHANNELS, mask={live}, other=0.0)")
-        write(f"at = weights + {row} * ({len(table.paths)} * CHANNELS) + channel")
-        for p in range(len(table.paths)):
-            write(f"{prefix}w{p}_{u} = tl.load(at + {p} * CHANNELS, mask={live}, other=0.0)")
-        for j in range(table.num_edge):
-            write(f"{prefix}y{j}_{u} = tl.load(harmonics + {row} * {table.num_edge} + {j}{guard})")
+        write(f"at = {weights.address(table, row, u)} + channel")
+        for place, name in enumerate(weights.numbers(table)):
+            write(f"{prefix}{name}_{u} = tl.load(at + {place} * CHANNELS, mask={live}, other=0.0){weights.cast}")
+        for column, name in enumerate(weights.scalar_names(table)):
+            write(f"{prefix}{name}_{u} = tl.load({weights.scalars} + {row} * {table.num_edge} + {column}{guard})")
     for u in range(step):
-        write(f"sender_{u} = tl.load(senders + {base} + {step + u}, mask={base} + {step + u} < end, other=0)")
+        for name, array in weights.indices.items():
+            write(f"{name}_{u} = tl.load({array} + {base} + {step + u}, mask={base} + {step + u} < end, other=0)")
 
 
-def _loop(write: _Writer, table: PathTable, step: int, ahead: bool) -> None:
+def _loop(write: _Writer, table: PathTable, weights: Weights, step: int, ahead: bool) -> None:
     """The head of the loop over edges; with ``ahead`` the numbers of the next step are loaded while this one computes."""
     for u in range(step):
-        write(f"sender_{u} = tl.load(senders + start + {u}, mask=start + {u} < end, other=0)")
+        for name, array in weights.indices.items():
+            write(f"{name}_{u} = tl.load({array} + start + {u}, mask=start + {u} < end, other=0)")
     if ahead:
-        _loads(write, table, step, "start", "next_")
+        _loads(write, table, weights, step, "start", "next_")
     write(f"for edge in range(start, end, {step}):")
     write.depth = 2
     if not ahead:
-        _loads(write, table, step, "edge")
+        _loads(write, table, weights, step, "edge")
         return
     for u in range(step):
-        names = [f"x{i}_{u}" for i in range(table.num_in)] + [f"w{p}_{u}" for p in range(len(table.paths))]
-        for name in names + [f"y{j}_{u}" for j in range(table.num_edge)]:
-            write(f"{name} = next_{name}")
+        for name in [f"x{i}" for i in range(table.num_in)] + weights.numbers(table) + weights.scalar_names(table):
+            write(f"{name}_{u} = next_{name}_{u}")
         write(f"live_{u} = edge + {u} < end")
     write(f"following = edge + {step}")
-    _loads(write, table, step, "following", "next_")
+    _loads(write, table, weights, step, "following", "next_")
 
 
-def forward_source(table: PathTable, step: int, max_sums: int, ahead: bool) -> str:
+def forward_source(table: PathTable, weights: Weights, step: int, max_sums: int, ahead: bool) -> str:
     """``forward``: out[k] = sum over the edges of one receiver of w_p sum_ij C_ijk x_i Y_j.
 
     A hoisted path sums b_ij = w_p x_i Y_j over edges and is coupled once per receiver; the others are coupled
     at every edge, out_k += sum_i (sum_j C_ijk Y_j) (w_p x_i).
     """
     write, hoisted = _Writer(), table.hoisted(max_sums)
-    arguments = "x, harmonics, weights, senders, receiver_offsets, out, CHANNELS: tl.constexpr, BLOCK: tl.constexpr"
-    _head(write, "edge_convolution_forward", arguments, table)
+    arguments = f"x, {weights.arguments}, out, CHANNELS: tl.constexpr, BLOCK: tl.constexpr"
+    _head(write, f"{weights.op}_forward", arguments, table)
     for p, terms in enumerate(table.terms):
         names = {f"b{p}_{t.i}_{t.j}": None for t in terms} if p in hoisted else {f"a{t.k}": None for t in terms}
         for name in names:
             write(f"{name} = zero")
-    _loop(write, table, step, ahead)
+    _loop(write, table, weights, step, ahead)
     for u in range(step):
         for p, terms in enumerate(table.terms):
+            weights.evaluate(write, p, u)
             for i in sorted({t.i for t in terms}):
                 write(f"v{i} = w{p}_{u} * x{i}_{u}")
             if p in hoisted:
                 for i, j in sorted({(t.i, t.j) for t in terms}):
-                    write(f"b{p}_{i}_{j} += v{i} * y{j}_{u}")
+                    write(f"b{p}_{i}_{j} += {weights.harmonic(f'v{i}', j, u)}")
             else:
                 write.sums(_grouped([(f"m{t.i}_{t.k}", _times(t.value, f"y{t.j}_{u}")) for t in terms]))
                 for i, k in sorted({(t.i, t.k) for t in terms}, key=lambda ik: (ik[1], ik[0])):
@@ -251,21 +370,21 @@ def _shuffle(register: str, mask: int) -> str:
     return f"shfl.sync.bfly.b32 {register}, {register}, {mask}, 0x1f, 0xffffffff;"
 
 
-def backward_source(table: PathTable, step: int, max_sums: int, ahead: bool, warp_sum: int) -> str:
+def backward_source(table: PathTable, weights: Weights, step: int, max_sums: int, ahead: bool, warp_sum: int) -> str:
     """``backward``: the three gradients of <g, out> edge by edge, for the edges of one receiver.
 
     With h_ij = sum_k C_ijk g_k and u_i = sum_j h_ij Y_j of each path (h of a hoisted path is made once per receiver):
     dw_p = sum_i x_i u_i, dx_i = sum_p w_p u_i, dY_j = sum over p, i and channels of w_p x_i h_ij.
     dx is written per edge, to be summed over outgoing edges; dY per block of channels, to be summed over blocks.
+    Where the harmonic of degree 0 is one, dt stands in the place of dY_0 (see ``Weights``).
     ``warp_sum`` (bytes of a number) sums dY over a block of 32 channels, one per lane, with ``warp_sum_asm``.
     """
     write, hoisted = _Writer(), table.hoisted(max_sums)
-    arguments = (
-        "g, x, harmonics, weights, senders, receiver_offsets, grad_x, grad_harmonics, grad_weights, num_edges,\n"
-        "    CHANNELS: tl.constexpr, BLOCK: tl.constexpr, NEED_X: tl.constexpr, NEED_Y: tl.constexpr, NEED_W: tl.constexpr"
-    )
-    _head(write, "edge_convolution_backward", arguments, table)
-    write("grad_harmonics += tl.program_id(1).to(tl.int64) * num_edges * " + str(table.num_edge))
+    constants = ", ".join(f"{name}: tl.constexpr" for name in ("CHANNELS", "BLOCK", *weights.flags))
+    arguments = f"g, x, {weights.arguments}, grad_x, grad_{weights.scalars}, {', '.join(weights.backward)},\n    {constants}"
+    _head(write, f"{weights.op}_backward", arguments, table)
+    weights.restrict(write)
+    write(f"grad_{weights.scalars} += tl.program_id(1).to(tl.int64) * num_edges * {table.num_edge}")
     write(f"at = g + node * ({table.num_out} * CHANNELS) + channel")
     for k in range(table.num_out):
         write(f"g{k} = tl.load(at + {k} * CHANNELS, mask=inside, other=0.0)")
@@ -276,82 +395,97 @@ def backward_source(table: PathTable, step: int, max_sums: int, ahead: bool, war
         write('lane = tl.inline_asm_elementwise("mov.u32 $0, %laneid;", "=r,r", [channel], dtype=tl.int32, is_pure=True, pack=1)')
         write(f"component = lane // {share}")
         write(f"owner = (lane % {share} == 0) & (component < {table.num_edge})")
-    _loop(write, table, step, ahead)
+    _loop(write, table, weights, step, ahead)
     for u in range(step):
-        _backward_edge(write, table, hoisted, u, warp_sum)
+        _backward_edge(write, table, weights, hoisted, u, warp_sum)
     return write.text()
 
 
-def _backward_edge(write: _Writer, table: PathTable, hoisted: frozenset[int], u: int, warp_sum: int) -> None:
+def _backward_edge(write: _Writer, table: PathTable, weights: Weights, hoisted: frozenset[int], u: int, warp_sum: int) -> None:
     """Gradients of one edge of a step."""
     live = "inside" if u == 0 else f"inside & live_{u}"
-    row = f"(edge + {u})" if u else "edge"
-    write(f"at = grad_weights + {row} * ({len(table.paths)} * CHANNELS) + channel")
     for i in range(table.num_in):
         write(f"dx{i} = zero")
     for j in range(table.num_edge):
         write(f"dy{j} = zero")
-    for p, terms in enumerate(table.terms):
-        inputs = sorted({t.i for t in terms})
-        write("if NEED_X or NEED_W:")
-        write.depth += 1
-        if p in hoisted:
-            pairs = sorted({(t.i, t.j) for t in terms})
-            write.sums(_grouped([(f"u{i}", f"h{p}_{i}_{j} * y{j}_{u}") for i, j in pairs]))
-        else:
-            write.sums(_grouped([(f"m{t.i}_{t.k}", _times(t.value, f"y{t.j}_{u}")) for t in terms]))
-            write.sums(_grouped([(f"u{i}", f"m{i}_{k} * g{k}") for i, k in sorted({(t.i, t.k) for t in terms})]))
-        write.depth -= 1
-        write("if NEED_X:")
-        for i in inputs:
-            write(f"    dx{i} += w{p}_{u} * u{i}")
-        write("if NEED_W:")
-        write(f"    tl.store(at + {p} * CHANNELS, {' + '.join(f'x{i}_{u} * u{i}' for i in inputs)}, mask={live})")
-        write("if NEED_Y:")
-        write.depth += 1
-        for i in inputs:
-            write(f"v{i} = w{p}_{u} * x{i}_{u}")
-        if p in hoisted:
-            write.sums(_grouped([(f"dy{j}", f"v{i} * h{p}_{i}_{j}") for i, j in pairs]), "+=")
-        else:
-            for i, k in sorted({(t.i, t.k) for t in terms}):
-                write(f"z{i}_{k} = v{i} * g{k}")
-            write.sums(_grouped([(f"dy{t.j}", _times(t.value, f"z{t.i}_{t.k}")) for t in terms]), "+=")
-        write.depth -= 1
+    for p in range(len(table.paths)):
+        _backward_path(write, table, weights, p, p in hoisted, u, live)
     write("if NEED_X:")
-    write(f"    at = grad_x + {row} * ({table.num_in} * CHANNELS) + channel")
+    write(f"    at = grad_x + {weights.dx_row(u)} * ({table.num_in} * CHANNELS) + channel")
     for i in range(table.num_in):
         write(f"    tl.store(at + {i} * CHANNELS, dx{i}, mask={live})")
     write("if NEED_Y:")
     write.depth += 1
+    _store_sums(write, table, f"grad_{weights.scalars} + {_row(u)} * {table.num_edge}", u, warp_sum, live)
+    write.depth -= 1
+
+
+def _backward_path(write: _Writer, table: PathTable, weights: Weights, p: int, hoisted: bool, u: int, live: str) -> None:
+    """What one path adds to the gradients of an edge."""
+    terms = table.terms[p]
+    inputs, pairs = sorted({t.i for t in terms}), sorted({(t.i, t.j) for t in terms})
+    weights.evaluate(write, p, u)
+    write(f"if {weights.need_u}:")
+    write.depth += 1
+    if hoisted:
+        write.sums(_grouped([(f"u{i}", weights.harmonic(f"h{p}_{i}_{j}", j, u)) for i, j in pairs]))
+    else:
+        write.sums(_grouped([(f"m{t.i}_{t.k}", _times(t.value, f"y{t.j}_{u}")) for t in terms]))
+        write.sums(_grouped([(f"u{i}", f"m{i}_{k} * g{k}") for i, k in sorted({(t.i, t.k) for t in terms})]))
+    write.depth -= 1
+    write("if NEED_X:")
+    for i in inputs:
+        write(f"    dx{i} += w{p}_{u} * u{i}")
+    weights.gradient(write, table, p, u, " + ".join(f"x{i}_{u} * u{i}" for i in inputs), live)
+    if weights.unit_harmonic and table.paths[p].l_edge == 0:
+        return
+    write("if NEED_Y:")
+    write.depth += 1
+    for i in inputs:
+        write(f"v{i} = w{p}_{u} * x{i}_{u}")
+    if hoisted:
+        write.sums(_grouped([(f"dy{j}", f"v{i} * h{p}_{i}_{j}") for i, j in pairs]), "+=")
+    else:
+        for i, k in sorted({(t.i, t.k) for t in terms}):
+            write(f"z{i}_{k} = v{i} * g{k}")
+        write.sums(_grouped([(f"dy{t.j}", _times(t.value, f"z{t.i}_{t.k}")) for t in terms]), "+=")
+    write.depth -= 1
+
+
+def _store_sums(write: _Writer, table: PathTable, at: str, u: int, warp_sum: int, live: str) -> None:
+    """dY of an edge, summed over the channels of the block."""
     if warp_sum:
         asm, constraints = warp_sum_asm(table.num_edge, warp_sum)
         write("sums = tl.inline_asm_elementwise(")
         write(f"    {asm!r},")
         names = ", ".join(f"dy{j}" for j in range(table.num_edge))
         write(f"    {constraints!r}, [{names}], dtype=tl.float{8 * warp_sum}, is_pure=False, pack=1)")
-        write(f"tl.store(grad_harmonics + {row} * {table.num_edge} + component, sums, mask={live.replace('inside', 'owner')})")
+        write(f"tl.store({at} + component, sums, mask={live.replace('inside', 'owner')})")
     else:
         guard = f", mask=live_{u}" if u else ""
         for j in range(table.num_edge):
-            write(f"tl.store(grad_harmonics + {row} * {table.num_edge} + {j}, tl.sum(dy{j}, axis=0){guard})")
-    write.depth -= 1
+            write(f"tl.store({at} + {j}, tl.sum(dy{j}, axis=0){guard})")
 
 
-def source(direction: str, table: PathTable, step: int, max_sums: int, ahead: bool = False, warp_sum: int = 0) -> str:
-    """The text of the ``forward`` or ``backward`` kernel of a table; see ``edge_convolution.Config`` for the numbers."""
+def source(
+    direction: str, table: PathTable, step: int, max_sums: int, ahead: bool = False, warp_sum: int = 0, weights: Weights = STORED
+) -> str:  # fmt: skip
+    """The text of the ``forward`` or ``backward`` kernel of a table; see ``launch.Config`` for the numbers."""
     if direction == "forward":
-        return forward_source(table, step, max_sums, ahead)
-    return backward_source(table, step, max_sums, ahead, warp_sum)
+        return forward_source(table, weights, step, max_sums, ahead)
+    return backward_source(table, weights, step, max_sums, ahead, warp_sum)
 
 
 @lru_cache(maxsize=256)
-def kernel(direction: str, table: PathTable, step: int, max_sums: int, ahead: bool = False, warp_sum: int = 0) -> Any:
+def kernel(
+    direction: str, table: PathTable, step: int, max_sums: int, ahead: bool = False, warp_sum: int = 0, weights: Weights = STORED
+) -> Any:  # fmt: skip
     """The kernel itself; made once, compiled by triton for each device and set of constants."""
-    text = source(direction, table, step, max_sums, ahead, warp_sum)
-    name = f"<mosso edge_convolution_{direction} {hash((table, step, max_sums, ahead, warp_sum)):x}>"
+    text = source(direction, table, step, max_sums, ahead, warp_sum, weights)
+    function = f"{weights.op}_{direction}"
+    name = f"<mosso {function} {hash((table, step, max_sums, ahead, warp_sum)):x}>"
     # triton reads the source of what it compiles through inspect, which looks here for code that has no file
     linecache.cache[name] = (len(text), None, text.splitlines(keepends=True), name)
     namespace: dict[str, Any] = {"triton": triton, "tl": tl, "__name__": __name__}
     exec(compile(text, name, "exec"), namespace)
-    return namespace[f"edge_convolution_{direction}"]
+    return namespace[function]

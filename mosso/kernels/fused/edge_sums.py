@@ -1,0 +1,82 @@
+# mypy: disallow-untyped-defs=False
+"""Sums over what the backward kernels of the edge convolutions write per edge; deterministic, no atomics."""
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def _sum_rows(rows, transpose, start, end, first_edge, column, WIDTH: tl.constexpr, BLOCK: tl.constexpr, ROWS: tl.constexpr):
+    """(BLOCK,) sum of the rows (.., WIDTH) of the edges transpose[start:end], ROWS under way at a time; row 0 is ``first_edge``."""
+    total = tl.zeros((ROWS, BLOCK), rows.dtype.element_ty)
+    for first in range(start, end, ROWS):
+        slot = first + tl.arange(0, ROWS)
+        row = tl.load(transpose + slot, mask=slot < end, other=first_edge) - first_edge
+        inside = (slot < end)[:, None] & (column < WIDTH)[None, :]
+        total += tl.load(rows + row[:, None] * WIDTH + column[None, :], mask=inside, other=0.0)
+    return tl.sum(total, axis=0)
+
+
+@triton.jit
+def sum_outgoing(grad_edges, transpose, sender_offsets, out, WIDTH: tl.constexpr, BLOCK: tl.constexpr, ROWS: tl.constexpr):
+    """out[n] = sum of the (E, WIDTH) rows of the edges that leave n."""
+    node = tl.program_id(0).to(tl.int64)
+    column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    start = tl.load(sender_offsets + node)
+    end = tl.load(sender_offsets + node + 1)
+    total = _sum_rows(grad_edges, transpose, start, end, 0, column, WIDTH, BLOCK, ROWS)
+    tl.store(out + node * WIDTH + column, total, mask=column < WIDTH)
+
+
+@triton.jit
+def _first_not_below(ascending, start, end, bound):
+    """The first place in start:end whose number is at least ``bound``, or ``end``."""
+    while start < end:
+        middle = (start + end) // 2
+        below = tl.load(ascending + middle) < bound
+        start = tl.where(below, middle + 1, start)
+        end = tl.where(below, end, middle)
+    return start
+
+
+@triton.jit
+def add_outgoing(
+    grad_edges, transpose, sender_offsets, out, first_edge, last_edge, WIDTH: tl.constexpr, BLOCK: tl.constexpr, ROWS: tl.constexpr
+):
+    """out[n] += the same over the edges from ``first_edge`` to ``last_edge`` alone, which are all that ``grad_edges`` holds.
+
+    The transpose lists the edges of a sender in ascending order, so those are neighbours in it.
+    """
+    node = tl.program_id(0).to(tl.int64)
+    column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    start = tl.load(sender_offsets + node)
+    end = tl.load(sender_offsets + node + 1)
+    start = _first_not_below(transpose, start, end, first_edge)
+    end = _first_not_below(transpose, start, end, last_edge)
+    if start < end:
+        at = out + node * WIDTH + column
+        before = tl.load(at, mask=column < WIDTH, other=0.0)
+        total = _sum_rows(grad_edges, transpose, start, end, first_edge, column, WIDTH, BLOCK, ROWS)
+        tl.store(at, before + total, mask=column < WIDTH)
+
+
+@triton.jit
+def sum_parts(parts, receiver_offsets, out, num_nodes, num_edges, PARTS: tl.constexpr, WIDTH: tl.constexpr, BLOCK: tl.constexpr):
+    """out (E, WIDTH) = sum of the (PARTS, E, WIDTH) parts; zero for padding edges, whose parts nobody wrote."""
+    end = tl.load(receiver_offsets + num_nodes) * WIDTH
+    size = tl.cast(num_edges, tl.int64) * WIDTH
+    element = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    total = tl.zeros((BLOCK,), out.dtype.element_ty)
+    for part in tl.static_range(PARTS):
+        total += tl.load(parts + part * size + element, mask=element < end, other=0.0)
+    tl.store(out + element, total, mask=element < size)
+
+
+@triton.jit
+def zero_padding(receiver_offsets, out, num_nodes, num_edges, PROGRAMS: tl.constexpr, WIDTH: tl.constexpr, BLOCK: tl.constexpr):
+    """Zeros in the rows of (E, WIDTH) behind the last real edge; how many there are is known on the device only."""
+    first = tl.load(receiver_offsets + num_nodes) * WIDTH + tl.program_id(0) * BLOCK
+    size = tl.cast(num_edges, tl.int64) * WIDTH
+    for start in range(first, size, PROGRAMS * BLOCK):
+        element = start + tl.arange(0, BLOCK)
+        tl.store(out + element, tl.zeros((BLOCK,), out.dtype.element_ty), mask=element < size)

@@ -1,0 +1,49 @@
+"""How the edge convolutions register their ops and start their kernels."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from torch.library import custom_op, triton_op, wrap_triton
+
+from mosso.kernels.fused import INTERPRETED
+
+
+class Config(NamedTuple):
+    """How a generated kernel is cut.
+
+    Attributes:
+        block: channels of one program.
+        num_warps: warps of one program.
+        step: edges whose loads are under way together.
+        max_sums: numbers per channel that are kept in registers over the loop.
+        ahead: load the numbers of the next step while this one computes.
+        warp_sum: bytes of a number where dY is summed by shuffles written out (block 32, one warp), else 0.
+    """
+
+    block: int
+    num_warps: int
+    step: int
+    max_sums: int
+    ahead: bool = False
+    warp_sum: int = 0
+
+
+def ceil_div(a: int, b: int) -> int:
+    return -(-a // b)
+
+
+def launch(kernel: Any, grid: tuple[int, ...], *arguments: Any, **constants: Any) -> None:
+    """Run a kernel, or record it where torch.compile traces."""
+    wrap = kernel if INTERPRETED else wrap_triton(kernel)
+    wrap[grid](*arguments, **constants)
+
+
+def register(name: str, fake: Callable[..., Any]) -> Callable[[Callable[..., Any]], Any]:
+    """Make an op of a function: transparent to compilers, or opaque under the interpreter, which nothing can trace."""
+
+    def decorate(function: Callable[..., Any]) -> Any:
+        op: Any = (custom_op if INTERPRETED else triton_op)(f"mosso::{name}", function, mutates_args=())
+        op.register_fake(fake)
+        return op
+
+    return decorate

@@ -1,0 +1,189 @@
+# mypy: disallow-untyped-defs=False
+"""The edge convolution with tabulated radial weights in Triton: forward and first derivative, deterministic, no atomics.
+
+Weights are evaluated in registers from a row of the table that the edge names, so nothing of the size of edges x paths x
+channels is ever stored. The kernels are those of ``edge_convolution`` with another source of weights (``TABULATED``).
+
+forward: one program per receiver and block of channels runs over the incoming edges; one write per output.
+backward: the same programs give dt and dY (per block of channels, summed by a second kernel) and dx per edge, which
+another kernel sums over the outgoing edges of each sender. What holds dx has a bounded size: the edges are taken in
+chunks that fit it, cut by number, so that the host needs to know nothing of the graph.
+
+N atoms, E edges, P paths, C channels, M components of x, J features of an edge, K components of the output, R rows of the table.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import triton
+from torch import Tensor
+
+from mosso.kernels.fused import INTERPRETED
+from mosso.kernels.fused import edge_convolution_source as generated
+from mosso.kernels.fused.edge_convolution_source import TABULATED, PathTable
+from mosso.kernels.fused.edge_sums import add_outgoing, sum_outgoing, sum_parts
+from mosso.kernels.fused.launch import Config, ceil_div, launch, register
+from mosso.math.coupling import CouplingPath
+
+# Most that the gradients of x per edge may take at a time.
+SCRATCH_BYTES = 2**30
+
+
+def config(direction: str, channels: int, num_features: int, itemsize: int) -> Config:
+    """One channel per thread."""
+    max_sums = generated.MAX_HOISTED[itemsize]
+    if direction == "forward":
+        block = min(128, max(32, triton.next_power_of_2(channels)))
+        return Config(block, block // 32, 1, max_sums)
+    # One warp, so that its sums over channels stay within the warp.
+    nvidia = torch.version.cuda is not None and not INTERPRETED
+    return Config(32, 1, 1, max_sums, warp_sum=itemsize if nvidia and num_features <= 32 else 0)
+
+
+def _fake_forward(x, features, rows, table, senders, receiver_offsets, transpose, sender_offsets, paths):
+    return x.new_empty(x.shape[0], PathTable.parse(paths, int(features.shape[1])).num_out, x.shape[2])
+
+
+@register("tabulated_convolution", _fake_forward)
+def _forward(
+    x: Tensor,
+    features: Tensor,
+    rows: Tensor,
+    table: Tensor,
+    senders: Tensor,
+    receiver_offsets: Tensor,
+    transpose: Tensor,
+    sender_offsets: Tensor,
+    paths: str,
+) -> Tensor:
+    """(N, K, C); the transpose is for the backward pass."""
+    known = PathTable.parse(paths, int(features.shape[1]))
+    # An int, also where compilers trace with unknown sizes: kernels are made for a number of channels.
+    num_nodes, channels = x.shape[0], int(x.shape[2])
+    assert x.shape[1] == known.num_in
+    assert table.shape[1:] == (len(known.paths), 4, channels)
+    assert receiver_offsets.shape == sender_offsets.shape == (num_nodes + 1,)
+    out = x.new_empty(num_nodes, known.num_out, channels)
+    cut = config("forward", channels, known.num_edge, x.element_size())
+    launch(
+        generated.kernel("forward", known, cut.step, cut.max_sums, cut.ahead, weights=TABULATED),
+        (num_nodes, ceil_div(channels, cut.block)),
+        x.contiguous(),
+        features.contiguous(),
+        table.contiguous(),
+        senders.contiguous(),
+        rows.contiguous(),
+        receiver_offsets.contiguous(),
+        out,
+        CHANNELS=channels,
+        BLOCK=cut.block,
+        num_warps=cut.num_warps,
+    )
+    return out
+
+
+def _chunks(num_edges: int, most: int) -> list[tuple[int, int]]:
+    """First and last edge of pieces of at most ``most``."""
+    if num_edges <= most:  # asked first, because a range would fix the number of edges where compilers trace
+        return [(0, num_edges)]
+    return [(first, min(first + most, num_edges)) for first in range(0, num_edges, most)]
+
+
+def _fake_backward(g, x, features, rows, table, senders, receiver_offsets, transpose, sender_offsets, paths, needed):
+    return tuple(t.new_empty(t.shape if need else (0,)) for t, need in zip((x, features), needed, strict=True))
+
+
+@register("tabulated_convolution_backward", _fake_backward)
+def _backward(
+    g: Tensor,
+    x: Tensor,
+    features: Tensor,
+    rows: Tensor,
+    table: Tensor,
+    senders: Tensor,
+    receiver_offsets: Tensor,
+    transpose: Tensor,
+    sender_offsets: Tensor,
+    paths: str,
+    needed: Sequence[bool],
+) -> tuple[Tensor, Tensor]:
+    """(N, M, C) and (E, J) gradients of x and features; empty tensors for those that are not ``needed``."""
+    known = PathTable.parse(paths, int(features.shape[1]))
+    num_nodes, num_edges, channels = x.shape[0], features.shape[0], int(x.shape[2])
+    width, num_features = known.num_in * channels, known.num_edge
+    need_x, need_y = needed
+    cut = config("backward", channels, num_features, x.element_size())
+    num_blocks = ceil_div(channels, cut.block)
+    chunks = _chunks(num_edges, max(1, SCRATCH_BYTES // (width * x.element_size())) if need_x else num_edges)
+    edges = [t.contiguous() for t in (x, features, table, senders, rows, receiver_offsets)]
+    by_sender = (transpose.contiguous(), sender_offsets.contiguous())
+    grad_edges = x.new_empty((chunks[0][1], width) if need_x else (0,))
+    grad_parts = x.new_empty((num_blocks, num_edges, num_features) if need_y else (0,))
+    grad_x = x.new_empty(x.shape) if need_x and len(chunks) == 1 else x.new_zeros(x.shape if need_x else (0,))
+    grad_features = x.new_empty(features.shape if need_y else (0,))
+    kernel = generated.kernel("backward", known, cut.step, cut.max_sums, cut.ahead, cut.warp_sum, TABULATED)
+    sizes = {"CHANNELS": channels, "BLOCK": cut.block, "NEED_X": need_x, "NEED_Y": need_y}
+    of_sums = {"WIDTH": width, "BLOCK": 128, "ROWS": 8, "num_warps": 4}
+    g = g.contiguous()
+    for chunk in chunks:
+        grads = (grad_edges, grad_parts, *chunk, num_edges)
+        launch(kernel, (num_nodes, num_blocks), g, *edges, *grads, **sizes, num_warps=cut.num_warps)
+        if need_x and len(chunks) > 1:
+            launch(add_outgoing, (num_nodes, ceil_div(width, 128)), grad_edges, *by_sender, grad_x, *chunk, **of_sums)
+        elif need_x:
+            launch(sum_outgoing, (num_nodes, ceil_div(width, 128)), grad_edges, *by_sender, grad_x, **of_sums)
+    if need_y:
+        blocks = ceil_div(num_edges * num_features, 1024)
+        sizes = {"PARTS": num_blocks, "WIDTH": num_features, "BLOCK": 1024}
+        launch(sum_parts, (blocks,), grad_parts, edges[-1], grad_features, num_nodes, num_edges, **sizes)
+    return grad_x, grad_features
+
+
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    *tensors, ctx.paths = inputs
+    ctx.save_for_backward(*tensors)
+
+
+def _first_derivative(ctx: Any, g: Tensor) -> tuple[Any, ...]:
+    needed = ctx.needs_input_grad[:2]
+    grads = _backward(g, *ctx.saved_tensors, ctx.paths, needed)
+    return *(grad if need else None for grad, need in zip(grads, needed, strict=True)), *(None,) * 7
+
+
+def _second_derivative(ctx: Any, *cotangents: Tensor) -> tuple[Any, ...]:
+    raise NotImplementedError(
+        "The triton implementation of tabulated_convolution has a first derivative only: ask for 'reference' to differentiate twice."
+    )
+
+
+_forward.register_autograd(_first_derivative, setup_context=_keep)
+_backward.register_autograd(_second_derivative)
+
+
+def tabulated_convolution(
+    x_NMC: Tensor,
+    features_EJ: Tensor,
+    rows_E: Tensor,
+    table_RPQC: Tensor,
+    senders_E: Tensor,
+    receivers_E: Tensor,
+    receiver_offsets: Tensor,
+    transpose_E: Tensor,
+    sender_offsets: Tensor,
+    degrees_in: tuple[int, ...],
+    paths: Sequence[CouplingPath],
+) -> Tensor:
+    """(N, K, C), as ``reference.tabulated_convolution`` but differentiable once; bitwise the same in every run.
+
+    Arithmetic is in the dtype of x and the features; the table may have any real one, and gets no gradient. The transpose
+    lists the edges of each sender in ascending order.
+    """
+    if table_RPQC.requires_grad:
+        raise ValueError(
+            "The triton implementation of tabulated_convolution gives no gradient of its table: detach it or ask for 'reference'."
+        )
+    text = PathTable.describe(degrees_in, paths)
+    edges = (senders_E, receiver_offsets, transpose_E, sender_offsets)
+    result: Tensor = _forward(x_NMC, features_EJ, rows_E, table_RPQC, *edges, text)
+    return result
