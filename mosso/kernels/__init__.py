@@ -1,13 +1,12 @@
 """Ops on tensors. Models call these names; dispatch.py decides which implementation runs."""
 
-from mosso.kernels.dispatch import edge_convolution, symmetric_contraction
+from mosso.kernels.dispatch import edge_convolution, radial_moments, symmetric_contraction
 from mosso.kernels.reference import (
     SpeciesGroups,
     edge_features,
     fold_contraction,
     linear,
     radial_mlp,
-    radial_moments,
     segment_sum,
     species_linear,
     tabulated_convolution,

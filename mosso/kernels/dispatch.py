@@ -45,7 +45,7 @@ def _device_obstacle(device: str) -> str | None:
 
 
 # What ``auto`` runs on CUDA devices. A Triton op moves in here once its errors and times on a GPU stand in docs/kernels.md.
-ON_CUDA = {"edge_convolution": "reference", "symmetric_contraction": "reference"}
+ON_CUDA = {"edge_convolution": "reference", "symmetric_contraction": "reference", "radial_moments": "triton"}
 
 
 @contextmanager
@@ -109,3 +109,23 @@ def symmetric_contraction(
     from mosso.kernels.fused import symmetric_contraction as fused
 
     return fused.symmetric_contraction_triton(a_NMC, coefficients_STC, groups.species_N, table, groups.order_N)
+
+
+def radial_moments(
+    features_EJ: Tensor,
+    rows_E: Tensor,
+    table_RQK: Tensor,
+    species_N: Tensor,
+    num_species: int,
+    senders_E: Tensor,
+    receivers_E: Tensor,
+    receiver_offsets: Tensor,
+    implementation: str = "auto",
+) -> Tensor:
+    """(N, J, Z, K): see ``reference.radial_moments``; ``implementation`` is auto, reference or triton (cubics, differentiable once)."""
+    arguments = (features_EJ, rows_E, table_RQK, species_N, num_species, senders_E, receivers_E, receiver_offsets)
+    if choose(implementation, "radial_moments", features_EJ, table_RQK) == "reference":
+        return reference.radial_moments(*arguments)
+    from mosso.kernels.fused import radial_moments as fused
+
+    return fused.radial_moments(*arguments)
