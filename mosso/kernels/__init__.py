@@ -1,9 +1,8 @@
 """Ops on tensors. Models call these names; dispatch.py decides which implementation runs."""
 
-from mosso.kernels.dispatch import edge_convolution, radial_moments, symmetric_contraction
+from mosso.kernels.dispatch import edge_convolution, edge_features, radial_moments, symmetric_contraction
 from mosso.kernels.reference import (
     SpeciesGroups,
-    edge_features,
     fold_contraction,
     linear,
     radial_mlp,

@@ -45,7 +45,7 @@ def _device_obstacle(device: str) -> str | None:
 
 
 # What ``auto`` runs on CUDA devices. A Triton op moves in here once its errors and times on a GPU stand in docs/kernels.md.
-ON_CUDA = {"edge_convolution": "reference", "symmetric_contraction": "reference", "radial_moments": "triton"}
+ON_CUDA = {"edge_convolution": "reference", "symmetric_contraction": "reference", "edge_features": "triton", "radial_moments": "triton"}
 
 
 @contextmanager
@@ -129,3 +129,14 @@ def radial_moments(
     from mosso.kernels.fused import radial_moments as fused
 
     return fused.radial_moments(*arguments)
+
+
+def edge_features(
+    vectors_E3: Tensor, max_ell: int, r_max: float, num_intervals: int, dtype: torch.dtype, implementation: str = "auto"
+) -> tuple[Tensor, Tensor]:
+    """(E, J) and (E,): see ``reference.edge_features``; ``implementation`` is auto, reference or triton (differentiable once)."""
+    if choose(implementation, "edge_features", vectors_E3) == "reference":
+        return reference.edge_features(vectors_E3, max_ell, r_max, num_intervals, dtype)
+    from mosso.kernels.fused import edge_features as fused
+
+    return fused.edge_features(vectors_E3, max_ell, r_max, num_intervals, dtype)

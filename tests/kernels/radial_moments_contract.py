@@ -150,7 +150,7 @@ def test_second_derivatives_point_to_the_reference() -> None:
 def test_opcheck() -> None:
     case = make_case(3, 20, 2, padding=1)
     features = case.features.nan_to_num().requires_grad_()
-    arguments = (features, case.rows, case.table, case.species, case.num_species, case.senders, case.receiver_offsets)
+    arguments = (features, case.rows, case.table, case.species, case.num_species, case.senders, case.receiver_offsets, "")
     torch.library.opcheck(fused._forward, arguments)
     g = cotangent(fused._forward(*arguments).detach())
     torch.library.opcheck(fused._backward, (g, features.detach(), *arguments[1:]))

@@ -13,12 +13,11 @@ N atoms, E edges, J harmonics (column 0 of the features, their t, stands where Y
 
 from typing import Any, NamedTuple
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from mosso.kernels.fused import refuse_second_derivative
+from mosso.kernels.fused import FINGERPRINT, refuse_second_derivative
 from mosso.kernels.fused.edge_convolution import _launch, _register
 
 
@@ -179,13 +178,20 @@ def _constants(direction: str, features: Tensor, table: Tensor, num_species: int
     }
 
 
-def _fake_forward(features, rows, table, species, num_species, senders, receiver_offsets):
+def _fake_forward(features, rows, table, species, num_species, senders, receiver_offsets, fingerprint):
     return features.new_empty(species.shape[0], features.shape[1], num_species, table.shape[2])
 
 
 @_register("radial_moments", _fake_forward)
 def _forward(
-    features: Tensor, rows: Tensor, table: Tensor, species: Tensor, num_species: int, senders: Tensor, receiver_offsets: Tensor
+    features: Tensor,
+    rows: Tensor,
+    table: Tensor,
+    species: Tensor,
+    num_species: int,
+    senders: Tensor,
+    receiver_offsets: Tensor,
+    fingerprint: str,
 ) -> Tensor:
     """(N, J, Z, K) moments."""
     num_nodes = species.shape[0]
@@ -198,13 +204,21 @@ def _forward(
     return out
 
 
-def _fake_backward(g, features, rows, table, species, num_species, senders, receiver_offsets):
+def _fake_backward(g, features, rows, table, species, num_species, senders, receiver_offsets, fingerprint):
     return features.new_empty(features.shape)
 
 
 @_register("radial_moments_backward", _fake_backward)
 def _backward(
-    g: Tensor, features: Tensor, rows: Tensor, table: Tensor, species: Tensor, num_species: int, senders: Tensor, receiver_offsets: Tensor
+    g: Tensor,
+    features: Tensor,
+    rows: Tensor,
+    table: Tensor,
+    species: Tensor,
+    num_species: int,
+    senders: Tensor,
+    receiver_offsets: Tensor,
+    fingerprint: str,
 ) -> Tensor:
     """(E, J) gradient of <g, moments> with respect to the features."""
     num_nodes, num_edges = species.shape[0], features.shape[0]
@@ -217,13 +231,13 @@ def _backward(
 
 
 def _keep_forward(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    features, rows, table, species, ctx.num_species, senders, receiver_offsets = inputs
+    features, rows, table, species, ctx.num_species, senders, receiver_offsets, _ = inputs
     ctx.save_for_backward(features, rows, table, species, senders, receiver_offsets)
 
 
 def _first_derivative(ctx: Any, g: Tensor) -> tuple[Any, ...]:
     *tensors, senders, receiver_offsets = ctx.saved_tensors
-    return _backward(g, *tensors, ctx.num_species, senders, receiver_offsets), *(None,) * 6
+    return _backward(g, *tensors, ctx.num_species, senders, receiver_offsets, FINGERPRINT), *(None,) * 7
 
 
 _forward.register_autograd(_first_derivative, setup_context=_keep_forward)
@@ -244,5 +258,5 @@ def radial_moments(
 
     Differentiable once, in the features; the table gets no gradient.
     """
-    result: Tensor = _forward(features_EJ, rows_E, table_RQK, species_N, num_species, senders_E, receiver_offsets)
+    result: Tensor = _forward(features_EJ, rows_E, table_RQK, species_N, num_species, senders_E, receiver_offsets, FINGERPRINT)
     return result
