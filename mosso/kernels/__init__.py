@@ -1,13 +1,17 @@
 """Ops on tensors. Models call these names; dispatch.py decides which implementation runs."""
 
-from mosso.kernels.dispatch import edge_convolution, symmetric_contraction, tabulated_convolution
+from mosso.kernels.dispatch import (
+    edge_convolution,
+    edge_features,
+    radial_moments,
+    symmetric_contraction,
+    tabulated_convolution,
+)
 from mosso.kernels.reference import (
     SpeciesGroups,
-    edge_features,
     fold_contraction,
     path_linear,
     radial_mlp,
-    radial_moments,
     segment_sum,
     species_linear,
 )

@@ -45,7 +45,13 @@ def _device_obstacle(device: str) -> str | None:
 
 
 # What ``auto`` runs on CUDA devices. A Triton op moves in here once its errors and times on a GPU stand in docs/kernels.md.
-ON_CUDA = {"edge_convolution": "reference", "symmetric_contraction": "reference", "tabulated_convolution": "triton"}
+ON_CUDA = {
+    "edge_convolution": "triton",
+    "edge_features": "triton",
+    "radial_moments": "triton",
+    "symmetric_contraction": "triton",
+    "tabulated_convolution": "triton",
+}
 
 
 @contextmanager
@@ -136,3 +142,34 @@ def tabulated_convolution(
     from mosso.kernels.fused import tabulated_convolution as fused
 
     return fused.tabulated_convolution(*arguments, degrees_in, paths)
+
+
+def radial_moments(
+    features_EJ: Tensor,
+    rows_E: Tensor,
+    table_RQK: Tensor,
+    species_N: Tensor,
+    num_species: int,
+    senders_E: Tensor,
+    receivers_E: Tensor,
+    receiver_offsets: Tensor,
+    implementation: str = "auto",
+) -> Tensor:
+    """(N, J, Z, K): see ``reference.radial_moments``; ``implementation`` is auto, reference or triton (cubics, differentiable once)."""
+    arguments = (features_EJ, rows_E, table_RQK, species_N, num_species, senders_E, receivers_E, receiver_offsets)
+    if choose(implementation, "radial_moments", features_EJ, table_RQK) == "reference":
+        return reference.radial_moments(*arguments)
+    from mosso.kernels.fused import radial_moments as fused
+
+    return fused.radial_moments(*arguments)
+
+
+def edge_features(
+    vectors_E3: Tensor, max_ell: int, r_max: float, num_intervals: int, dtype: torch.dtype, implementation: str = "auto"
+) -> tuple[Tensor, Tensor]:
+    """(E, J) and (E,): see ``reference.edge_features``; ``implementation`` is auto, reference or triton (differentiable once)."""
+    if choose(implementation, "edge_features", vectors_E3) == "reference":
+        return reference.edge_features(vectors_E3, max_ell, r_max, num_intervals, dtype)
+    from mosso.kernels.fused import edge_features as fused
+
+    return fused.edge_features(vectors_E3, max_ell, r_max, num_intervals, dtype)

@@ -15,6 +15,9 @@ from torch import Tensor, nn
 from mosso.math.coupling import ContractionTable, CouplingPath
 from mosso.math.harmonics import spherical_harmonics
 
+# Edges below this have no direction (Angstrom).
+SHORTEST = 1e-30
+
 
 def segment_sum(values: Tensor, index: Tensor, num_rows: int) -> Tensor:
     """(num_rows, ...) sums of the values that share an index; rows nothing maps to are zero."""
@@ -139,7 +142,8 @@ def edge_features(vectors_E3: Tensor, max_ell: int, r_max: float, num_intervals:
 
     Column 0 of the features is the position t in [0, 1) inside the interval ``row`` of ``num_intervals`` equal ones on
     [0, r_max); the other columns are the harmonics of degree 1 to ``max_ell``. The harmonic of degree 0 is one and is not stored.
-    Edges of length ``r_max`` and more get row ``num_intervals`` and t = 0: tables have zeros there.
+    Edges of length ``r_max`` and more get row ``num_intervals`` and t = 0: tables have zeros there. An edge of no length has
+    no direction; its harmonics are zero and its gradient is zero where the incoming one is.
     """
     distance_E = torch.linalg.vector_norm(vectors_E3, dim=1)
     scaled_E = distance_E * (num_intervals / r_max)
@@ -147,7 +151,7 @@ def edge_features(vectors_E3: Tensor, max_ell: int, r_max: float, num_intervals:
     # The last interval ends at r_max whatever the product rounds to.
     rows_E = torch.where(inside_E, scaled_E.detach().floor().clamp(max=num_intervals - 1), num_intervals)
     position_E = torch.where(inside_E, scaled_E - rows_E, 0.0)
-    harmonics_EM = spherical_harmonics(vectors_E3 / distance_E.unsqueeze(1), max_ell)
+    harmonics_EM = spherical_harmonics(vectors_E3 / distance_E.clamp(min=SHORTEST).unsqueeze(1), max_ell)
     return torch.cat([position_E.unsqueeze(1), harmonics_EM[:, 1:]], dim=1).to(dtype), rows_E.to(torch.int32)
 
 

@@ -26,10 +26,16 @@ def spherical_harmonics(directions_E3: Tensor, max_ell: int) -> Tensor:
 
 @cache
 def _raising_matrix(ell: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """(3 (2 l + 1), 2 l + 3): outer product of Y_l and a unit vector -> Y_(l+1); uploaded once."""
+    """``raising_matrix`` as a tensor, uploaded once."""
+    return torch.as_tensor(raising_matrix(ell), dtype=dtype, device=device)
+
+
+def raising_matrix(ell: int) -> np.ndarray:
+    """(3 (2 l + 1), 2 l + 3) float64: outer product of Y_l and a unit vector -> Y_(l+1)."""
     coupling = np.array(wigner_3j(ell, 1, ell + 1)).reshape(-1, 2 * ell + 3)
     pole = np.array([0.0, 1.0, 0.0])  # along the polar axis only m = 0 is nonzero, and there Y_l0 = sqrt(2 l + 1)
     at_pole = np.zeros(2 * ell + 1)
     at_pole[ell] = sqrt(2 * ell + 1)
     reached = np.outer(at_pole, pole).ravel() @ coupling
-    return torch.as_tensor(coupling * (sqrt(2 * ell + 3) / reached[ell + 1]), dtype=dtype, device=device)
+    raising: np.ndarray = coupling * (sqrt(2 * ell + 3) / reached[ell + 1])
+    return raising

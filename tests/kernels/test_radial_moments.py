@@ -1,0 +1,60 @@
+"""The fused radial moments: their contract under Triton's interpreter, and full sizes on a GPU."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from mosso import kernels
+
+CONTRACT = Path(__file__).with_name("radial_moments_contract.py")
+
+if torch.cuda.is_available():
+    pytest.register_assert_rewrite("kernels.radial_moments_contract")
+    from kernels import radial_moments_contract as contract
+    from kernels.radial_moments_contract import *  # noqa: F403
+
+gpu = (pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="the contract runs on the GPU instead")
+def test_contract_under_the_interpreter() -> None:
+    """In a process of its own, because triton has to be imported in its interpreting mode."""
+    pytest.importorskip("triton")
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(CONTRACT)]
+    environment = os.environ | {"TRITON_INTERPRET": "1"}
+    result = subprocess.run(command, cwd=CONTRACT.parents[2], env=environment, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+@pytest.mark.parametrize("num_species", [pytest.param(z, marks=gpu) for z in (1, 4)])
+def test_full_size(num_species: int) -> None:
+    """The first layer of a small MACE on 1000 atoms of diamond."""
+    contract.check(contract.make_case(1000, 158_000, num_species, 64, padding=2000))
+
+
+@pytest.mark.parametrize("implementation", [pytest.param("triton", marks=gpu)])
+def test_captured_in_a_cuda_graph(implementation: str) -> None:
+    case = contract.make_case(20, 300, 2, 64, padding=40)
+    features, table = case.features.float().requires_grad_(), case.table.float()
+
+    def run() -> list[Tensor]:
+        out = kernels.radial_moments(features, case.rows, table, *case[3:], implementation=implementation)
+        return [out, *torch.autograd.grad(out.square().sum(), features)]
+
+    side = torch.cuda.Stream()
+    with torch.cuda.stream(side):
+        run()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = run()
+    with torch.no_grad():
+        features.mul_(0.5)
+    graph.replay()
+    for got, want in zip(captured, run(), strict=True):
+        assert torch.equal(got, want)
