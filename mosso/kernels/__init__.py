@@ -1,6 +1,6 @@
 """Ops on tensors. Models call these names; dispatch.py decides which implementation runs."""
 
-from mosso.kernels.dispatch import edge_convolution, symmetric_contraction
+from mosso.kernels.dispatch import edge_convolution, path_linear, species_path_linear, symmetric_contraction
 from mosso.kernels.reference import (
     SpeciesGroups,
     edge_features,
@@ -19,10 +19,12 @@ __all__ = [
     "edge_features",
     "fold_contraction",
     "linear",
+    "path_linear",
     "radial_mlp",
     "radial_moments",
     "segment_sum",
     "species_linear",
+    "species_path_linear",
     "symmetric_contraction",
     "tabulated_convolution",
 ]

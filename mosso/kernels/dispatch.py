@@ -45,7 +45,12 @@ def _device_obstacle(device: str) -> str | None:
 
 
 # What ``auto`` runs on CUDA devices. A Triton op moves in here once its errors and times on a GPU stand in docs/kernels.md.
-ON_CUDA = {"edge_convolution": "reference", "symmetric_contraction": "reference"}
+ON_CUDA = {
+    "edge_convolution": "reference",
+    "path_linear": "triton",
+    "species_path_linear": "triton",
+    "symmetric_contraction": "reference",
+}
 
 
 @contextmanager
@@ -109,3 +114,36 @@ def symmetric_contraction(
     from mosso.kernels.fused import symmetric_contraction as fused
 
     return fused.symmetric_contraction_triton(a_NMC, coefficients_STC, groups.species_N, table, groups.order_N)
+
+
+def path_linear(
+    x_NKC: Tensor,
+    weights: Sequence[Tensor],
+    degrees: tuple[int, ...],
+    starts: tuple[tuple[int, ...], ...],
+    matmul: str = "ieee",
+    implementation: str = "auto",
+) -> Tensor:
+    """(N, M, D): see ``reference.path_linear``; ``implementation`` is auto, reference or triton."""
+    if choose(implementation, "path_linear", x_NKC, *weights) == "reference":
+        return reference.path_linear(x_NKC, weights, degrees, starts, matmul)
+    from mosso.kernels.fused import path_linear as fused
+
+    return fused.path_linear(x_NKC, weights, degrees, starts, matmul)
+
+
+def species_path_linear(
+    x_NKC: Tensor,
+    weights: Sequence[Tensor],
+    degrees: tuple[int, ...],
+    starts: tuple[tuple[int, ...], ...],
+    groups: reference.SpeciesGroups,
+    matmul: str = "ieee",
+    implementation: str = "auto",
+) -> Tensor:
+    """(N, M, D): see ``reference.species_path_linear``; ``implementation`` is auto, reference or triton."""
+    if choose(implementation, "species_path_linear", x_NKC, *weights) == "reference":
+        return reference.species_path_linear(x_NKC, weights, degrees, starts, groups, matmul)
+    from mosso.kernels.fused import path_linear as fused
+
+    return fused.species_path_linear(x_NKC, weights, degrees, starts, groups, matmul)
