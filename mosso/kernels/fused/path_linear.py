@@ -70,28 +70,28 @@ class Segment(NamedTuple):
 
 @dataclass(frozen=True)
 class Layout:
-    """Which rows of x make which rows of the output; kept as text where an op carries it."""
+    """Which of the ``num_rows`` rows of x make which rows of the output; degrees and blocks are kept as text where an op carries them."""
 
     num_rows: int
     degrees: tuple[int, ...]
     starts: tuple[tuple[int, ...], ...]
 
     @staticmethod
-    def describe(num_rows: int, degrees: tuple[int, ...], starts: tuple[tuple[int, ...], ...]) -> str:
-        """As text, put together in a way that torch.compile can follow."""
+    def describe(degrees: tuple[int, ...], starts: tuple[tuple[int, ...], ...]) -> str:
+        """Degrees and blocks as text, put together in a way that torch.compile can follow."""
         blocks = [":".join([str(degree), *[str(first) for first in firsts]]) for degree, firsts in zip(degrees, starts, strict=True)]
-        return ";".join([FINGERPRINT, str(num_rows), *blocks])
+        return ";".join([FINGERPRINT, *blocks])
 
     @staticmethod
     @lru_cache(maxsize=256)
-    def parse(text: str) -> "Layout":
-        _, num_rows, *blocks = text.split(";")
+    def parse(text: str, num_rows: int) -> "Layout":
+        _, *blocks = text.split(";")
         numbers = [tuple(int(number) for number in block.split(":")) for block in blocks]
-        layout = Layout(int(num_rows), tuple(n[0] for n in numbers), tuple(n[1:] for n in numbers))
+        layout = Layout(num_rows, tuple(n[0] for n in numbers), tuple(n[1:] for n in numbers))
         read = [start + m for width, firsts in layout.blocks for start in firsts for m in range(width)]
         assert all(layout.starts), "every degree needs a block"
         assert len(layout.degrees) <= MAX_DEGREES, f"the kernel takes at most {MAX_DEGREES} degrees"
-        assert len(set(read)) == len(read) and max(read) < layout.num_rows, "blocks share rows or end behind the last row of x"
+        assert len(set(read)) == len(read) and max(read) < num_rows, "blocks share rows or end behind the last row of x"
         return layout
 
     @property
@@ -121,9 +121,9 @@ class Layout:
 
 
 @lru_cache(maxsize=256)
-def _table(text: str, mirrored: bool) -> tuple[tuple[int, ...], int]:
+def _table(layout: Layout, mirrored: bool) -> tuple[tuple[int, ...], int]:
     """The segments as one row of numbers, which is what a kernel takes for a constant, and how many numbers each has."""
-    segments = Layout.parse(text).segments(mirrored)
+    segments = layout.segments(mirrored)
     longest = max(len(segment.inputs) for segment in segments)
     numbers = [
         number
@@ -282,21 +282,28 @@ def _shape(x: Tensor, weights: Sequence[Tensor], layout: Layout, mirrored: bool)
     return x.shape[0], layout.num_rows, int(weights[0].shape[-2]) // len(layout.starts[0])
 
 
-def _fake_mixed(x, weights, order, tiles, layout, mirrored, matmul):
-    return x.new_empty(_shape(x, weights, Layout.parse(layout), mirrored))
+def _fake_mixed(x, weights, order, tiles, layout, num_rows, mirrored, matmul):
+    return x.new_empty(_shape(x, weights, Layout.parse(layout, int(num_rows)), mirrored))
 
 
 @_register("path_linear", _fake_mixed)
 def _mixed(
-    x: Tensor, weights: Sequence[Tensor], order: Tensor | None, tiles: Tensor | None, layout: str, mirrored: bool, matmul: str
+    x: Tensor,
+    weights: Sequence[Tensor],
+    order: Tensor | None,
+    tiles: Tensor | None,
+    blocks: str,
+    num_rows: int,
+    mirrored: bool,
+    matmul: str,
 ) -> Tensor:
-    """(N, M, D) rows of x mixed by the weights; mirrored, (N, K, C) the derivative of <x, mixed> for x of that shape."""
-    parsed = Layout.parse(layout)
-    num_atoms, rows_out, channels_out = _shape(x, weights, parsed, mirrored)
+    """(N, M, D) rows of x mixed by the weights; mirrored, the derivative of <x, mixed> with respect to what was mixed, (N, K, C)."""
+    layout = Layout.parse(blocks, int(num_rows))
+    num_atoms, rows_out, channels_out = _shape(x, weights, layout, mirrored)
     # Ints, also where compilers trace with unknown sizes: kernels are made for a number of channels.
     rows_in, channels_in = int(x.shape[1]), int(x.shape[2])
-    _check(x, weights, parsed, mirrored, (channels_out, channels_in) if mirrored else (channels_in, channels_out))
-    out = (x.new_zeros if mirrored and not parsed.reads_all else x.new_empty)((num_atoms, rows_out, channels_out))
+    _check(x, weights, layout, mirrored, (channels_out, channels_in) if mirrored else (channels_in, channels_out))
+    out = (x.new_zeros if mirrored and not layout.reads_all else x.new_empty)((num_atoms, rows_out, channels_out))
     table, fields = _table(layout, mirrored)
     widths = table[::fields]
     cut = config(num_atoms * sum(widths), channels_in, channels_out, matmul, x.element_size())
@@ -351,10 +358,12 @@ def _operand(dtype: torch.dtype, matmul: str) -> tuple[Any, str]:
     return tl.float32, matmul
 
 
-def _weight_gradients(x: Tensor, g: Tensor, like: Sequence[Tensor], order: Tensor | None, tiles: Tensor | None, text: str) -> list[Tensor]:
+def _weight_gradients(
+    x: Tensor, g: Tensor, like: Sequence[Tensor], order: Tensor | None, tiles: Tensor | None, layout: Layout
+) -> list[Tensor]:
     """d <g, mixed(x)> / d weights, in torch: training needs it, inference does not."""
     grads, first = [], 0
-    for weight, (width, starts) in zip(like, Layout.parse(text).blocks, strict=True):
+    for weight, (width, starts) in zip(like, layout.blocks, strict=True):
         left = torch.cat([x[:, start : start + width] for start in starts], dim=2)
         right = g[:, first : first + width]
         first += width
@@ -371,20 +380,20 @@ def _weight_gradients(x: Tensor, g: Tensor, like: Sequence[Tensor], order: Tenso
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    x, weights, order, tiles, ctx.layout, ctx.mirrored, ctx.matmul = inputs
+    x, weights, order, tiles, ctx.blocks, ctx.num_rows, ctx.mirrored, ctx.matmul = inputs
     ctx.save_for_backward(x, *weights, order, tiles)
 
 
 def _derivative(ctx: Any, g: Tensor) -> tuple[Any, ...]:
     x, *weights, order, tiles = ctx.saved_tensors
     needs_x, needs_weights = ctx.needs_input_grad[:2]
-    grad_x = _mixed(g, weights, order, tiles, ctx.layout, not ctx.mirrored, ctx.matmul) if needs_x else None
+    grad_x = _mixed(g, weights, order, tiles, ctx.blocks, ctx.num_rows, not ctx.mirrored, ctx.matmul) if needs_x else None
     grad_weights: list[Tensor | None] = [None] * len(weights)
     if any(needs_weights):
         rows, cotangent = (g, x) if ctx.mirrored else (x, g)
-        grads = _weight_gradients(rows, cotangent, weights, order, tiles, ctx.layout)
+        grads = _weight_gradients(rows, cotangent, weights, order, tiles, Layout.parse(ctx.blocks, int(ctx.num_rows)))
         grad_weights = [grad if need else None for grad, need in zip(grads, needs_weights, strict=True)]
-    return grad_x, grad_weights, None, None, None, None, None
+    return grad_x, grad_weights, *(None,) * 6
 
 
 _mixed.register_autograd(_derivative, setup_context=_keep)
@@ -398,7 +407,7 @@ def path_linear(
     The blocks must not share rows of x. Products and the gradient of x run as ``matmul`` says, the gradient of the weights in torch.
     """
     assert matmul in MATMULS, f"{matmul!r} is none of {MATMULS}"
-    result: Tensor = _mixed(x_NKC, list(weights), None, None, Layout.describe(x_NKC.shape[1], degrees, starts), False, matmul)
+    result: Tensor = _mixed(x_NKC, list(weights), None, None, Layout.describe(degrees, starts), x_NKC.shape[1], False, matmul)
     return result
 
 
@@ -412,6 +421,6 @@ def species_path_linear(
 ) -> Tensor:
     """(N, M, D), as ``reference.species_path_linear``; see ``path_linear``."""
     assert matmul in MATMULS, f"{matmul!r} is none of {MATMULS}"
-    layout = Layout.describe(x_NKC.shape[1], degrees, starts)
-    result: Tensor = _mixed(x_NKC, list(weights), groups.order_N, groups.tiles_T3, layout, False, matmul)
+    by_species = (groups.order_N, groups.tiles_T3)
+    result: Tensor = _mixed(x_NKC, list(weights), *by_species, Layout.describe(degrees, starts), x_NKC.shape[1], False, matmul)
     return result
