@@ -8,6 +8,10 @@ from dataclasses import dataclass
 
 import torch
 
+# How dense products of float32 numbers may run: as they are (ieee); on tensor cores with each number split so that the result keeps
+# the accuracy of float32 (tf32x3), or with operands rounded (tf32, bf16, fp16) and sums in float32. Float64 is never rounded.
+MATMULS = ("ieee", "tf32x3", "tf32", "bf16", "fp16")
+
 
 @dataclass(frozen=True)
 class Precision:
@@ -20,7 +24,7 @@ class Precision:
         accumulate: Clebsch-Gordan sums and sums over edges; float32 or better.
         geometry: edge vectors, radial functions, spherical harmonics; float32 or better.
         energy: per-atom energies, E0, ZBL, virial and every sum over atoms; always float64.
-        matmul: how dense products run: ``ieee`` (as the compute dtype says) or a named tensor-core mode.
+        matmul: how dense products run, one of MATMULS.
         table_error: largest relative root mean square error of the derivative of radial functions that are tabulated on a
             GPU; None where they are always evaluated.
     """
@@ -36,6 +40,7 @@ class Precision:
 
     def __post_init__(self) -> None:
         assert self.energy == torch.float64, "energies are summed in float64 under every policy"
+        assert self.matmul in MATMULS, f"{self.matmul!r} is none of {MATMULS}"
         for part in (self.accumulate, self.geometry):
             assert part in (torch.float32, torch.float64), f"{part} is too short for sums and geometry"
 

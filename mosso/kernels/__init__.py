@@ -3,17 +3,17 @@
 from mosso.kernels.dispatch import (
     edge_convolution,
     edge_features,
+    path_linear,
     radial_moments,
+    species_path_linear,
     symmetric_contraction,
     tabulated_convolution,
 )
 from mosso.kernels.reference import (
     SpeciesGroups,
     fold_contraction,
-    path_linear,
     radial_mlp,
     segment_sum,
-    species_linear,
 )
 
 __all__ = [
@@ -25,7 +25,7 @@ __all__ = [
     "radial_mlp",
     "radial_moments",
     "segment_sum",
-    "species_linear",
+    "species_path_linear",
     "symmetric_contraction",
     "tabulated_convolution",
 ]

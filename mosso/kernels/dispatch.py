@@ -48,7 +48,9 @@ def _device_obstacle(device: str) -> str | None:
 ON_CUDA = {
     "edge_convolution": "triton",
     "edge_features": "triton",
+    "path_linear": "triton",
     "radial_moments": "triton",
+    "species_path_linear": "triton",
     "symmetric_contraction": "triton",
     "tabulated_convolution": "triton",
 }
@@ -173,3 +175,36 @@ def edge_features(
     from mosso.kernels.fused import edge_features as fused
 
     return fused.edge_features(vectors_E3, max_ell, r_max, num_intervals, dtype)
+
+
+def path_linear(
+    x_NKC: Tensor,
+    weights: Sequence[Tensor],
+    degrees: tuple[int, ...],
+    starts: tuple[tuple[int, ...], ...],
+    matmul: str = "ieee",
+    implementation: str = "auto",
+) -> Tensor:
+    """(N, M, D): see ``reference.path_linear``; ``implementation`` is auto, reference or triton."""
+    if choose(implementation, "path_linear", x_NKC, *weights) == "reference":
+        return reference.path_linear(x_NKC, weights, degrees, starts, matmul)
+    from mosso.kernels.fused import path_linear as fused
+
+    return fused.path_linear(x_NKC, weights, degrees, starts, matmul)
+
+
+def species_path_linear(
+    x_NKC: Tensor,
+    weights: Sequence[Tensor],
+    degrees: tuple[int, ...],
+    starts: tuple[tuple[int, ...], ...],
+    groups: reference.SpeciesGroups,
+    matmul: str = "ieee",
+    implementation: str = "auto",
+) -> Tensor:
+    """(N, M, D): see ``reference.species_path_linear``; ``implementation`` is auto, reference or triton."""
+    if choose(implementation, "species_path_linear", x_NKC, *weights) == "reference":
+        return reference.species_path_linear(x_NKC, weights, degrees, starts, groups, matmul)
+    from mosso.kernels.fused import path_linear as fused
+
+    return fused.species_path_linear(x_NKC, weights, degrees, starts, groups, matmul)

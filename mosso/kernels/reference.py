@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from mosso.math.coupling import ContractionTable, CouplingPath
 from mosso.math.harmonics import spherical_harmonics
+from mosso.precision import MATMULS
 
 # Edges below this have no direction (Angstrom).
 SHORTEST = 1e-30
@@ -24,18 +25,8 @@ def segment_sum(values: Tensor, index: Tensor, num_rows: int) -> Tensor:
     return values.new_zeros((num_rows, *values.shape[1:])).index_add(0, index, values)
 
 
-def path_linear(
-    x_NKC: Tensor, weights: Sequence[Tensor], degrees: Sequence[int], starts: Sequence[Sequence[int]], matmul: str = "ieee"
-) -> Tensor:
-    """(N, M, D): channel mixing of each degree from all the blocks of rows of x that hold it.
-
-    out[n, m of degree l, d] = sum over blocks b and channels c of x[n, starts[l][b] + m, c] weights[l][b * C + c, d].
-    """
-    mixed = []
-    for degree, weight, first_rows in zip(degrees, weights, starts, strict=True):
-        blocks = [x_NKC[:, first : first + 2 * degree + 1] for first in first_rows]
-        mixed.append(torch.cat(blocks, dim=2) @ weight)
-    return torch.cat(mixed, dim=1)
+# Atoms of one tile of SpeciesGroups.tiles_T3: few enough that a small system fills the device, many enough to use a matrix well.
+TILE_ATOMS = 64
 
 
 class SpeciesGroups(NamedTuple):
@@ -49,6 +40,7 @@ class SpeciesGroups(NamedTuple):
         present_S: the same as a tensor.
         rows_SA: atom indices of each, padded with atom 0 to the size of the largest group.
         slot_N: where atom n stands in the flattened (S, A) layout.
+        tiles_T3: (T, 3) int32, ``order_N`` cut into pieces of one species and at most TILE_ATOMS atoms: species, first, count.
     """
 
     species_N: Tensor
@@ -58,6 +50,7 @@ class SpeciesGroups(NamedTuple):
     present_S: Tensor
     rows_SA: Tensor
     slot_N: Tensor
+    tiles_T3: Tensor
 
     @staticmethod
     def of(species_N: Tensor) -> "SpeciesGroups":
@@ -69,7 +62,9 @@ class SpeciesGroups(NamedTuple):
         rows_SA[group_N, within_N] = order_N
         back_N = torch.empty_like(order_N).index_copy_(0, order_N, torch.arange(len(order_N), device=order_N.device))
         slot_N = (group_N * size + within_N)[back_N]
-        return SpeciesGroups(species_N, order_N, group_N[back_N], tuple(present_S.tolist()), present_S, rows_SA, slot_N)
+        return SpeciesGroups(
+            species_N, order_N, group_N[back_N], tuple(present_S.tolist()), present_S, rows_SA, slot_N, _species_tiles(present_S, counts_S)
+        )
 
     def gather(self, x_N: Tensor) -> Tensor:
         """(S, A, ...) rows of every species side by side."""
@@ -80,14 +75,66 @@ class SpeciesGroups(NamedTuple):
         return x_SA.flatten(0, 1).index_select(0, self.slot_N)
 
 
-def species_linear(x_NMC: Tensor, weights: Sequence[Tensor], degrees: Sequence[int], groups: SpeciesGroups) -> Tensor:
-    """(N, M', D): channel mixing of each degree with weights of each atom's species; weights[d] is (S, C, D)."""
-    x_SAMC = groups.gather(x_NMC)
+def _species_tiles(present_S: Tensor, counts_S: Tensor) -> Tensor:
+    """(T, 3) int32 species, first and count of the tiles of groups that stand one after the other."""
+    tiles_S = (counts_S + TILE_ATOMS - 1) // TILE_ATOMS
+    group_T = torch.repeat_interleave(tiles_S)
+    before_T = TILE_ATOMS * (torch.arange(len(group_T), device=group_T.device) - (tiles_S.cumsum(0) - tiles_S)[group_T])
+    first_T = (counts_S.cumsum(0) - counts_S)[group_T] + before_T
+    count_T = (counts_S[group_T] - before_T).clamp(max=TILE_ATOMS)
+    return torch.stack([present_S[group_T], first_T, count_T], dim=1).to(torch.int32)
+
+
+def path_linear(
+    x_NKC: Tensor, weights: Sequence[Tensor], degrees: tuple[int, ...], starts: tuple[tuple[int, ...], ...], matmul: str = "ieee"
+) -> Tensor:
+    """(N, M, D): ``linear`` whose degrees may each have several blocks of input rows, as the paths of a convolution leave them.
+
+    out[n, m of degrees[i], d] = sum over blocks b and channels c of x[n, starts[i][b] + m, c] * weights[i][b * C + c, d].
+
+    Args:
+        x_NKC: (N, K, C); rows that no block reads get a zero gradient.
+        weights: per degree (blocks * C, D), already normalised.
+        degrees: of the output, in the order of its rows.
+        starts: per degree the first row of each of its blocks of 2 l + 1 rows.
+        matmul: one of ``precision.MATMULS``: what the products may be rounded to. The reference never makes use of it.
+    """
+    assert matmul in MATMULS, f"{matmul!r} is none of {MATMULS}"
+    return torch.cat([part @ weight for part, weight in zip(_blocks(x_NKC, degrees, starts), weights, strict=True)], dim=1)
+
+
+def species_path_linear(
+    x_NKC: Tensor,
+    weights: Sequence[Tensor],
+    degrees: tuple[int, ...],
+    starts: tuple[tuple[int, ...], ...],
+    groups: SpeciesGroups,
+    matmul: str = "ieee",
+) -> Tensor:
+    """(N, M, D): ``path_linear`` with weights of each atom's species; weights[i] is (S, blocks * C, D)."""
+    assert matmul in MATMULS, f"{matmul!r} is none of {MATMULS}"
     mixed = []
-    for part, weight in zip(x_SAMC.split([2 * d + 1 for d in degrees], dim=2), weights, strict=True):
-        mixed_SBD = part.flatten(1, 2) @ weight.index_select(0, groups.present_S)
-        mixed.append(mixed_SBD.view(*part.shape[:3], weight.shape[2]))
+    for part_NMC, weight in zip(_blocks(x_NKC, degrees, starts), weights, strict=True):
+        part_SAMC = groups.gather(part_NMC)
+        mixed_SBD = part_SAMC.flatten(1, 2) @ weight.index_select(0, groups.present_S)
+        mixed.append(mixed_SBD.view(*part_SAMC.shape[:3], weight.shape[2]))
     return groups.scatter(torch.cat(mixed, dim=2))
+
+
+def _blocks(x_NKC: Tensor, degrees: tuple[int, ...], starts: tuple[tuple[int, ...], ...]) -> list[Tensor]:
+    """Per degree (N, 2 l + 1, blocks * C): the rows of its blocks side by side."""
+    shapes = [(2 * degree + 1, len(firsts)) for degree, firsts in zip(degrees, starts, strict=True)]
+    # One gather: a slice per block would make the backward pass add up as many zero-filled copies of the whole.
+    gathered = x_NKC.index_select(1, _block_rows(degrees, starts, x_NKC.device))
+    parts = gathered.split([width * blocks for width, blocks in shapes], dim=1)
+    return [part.unflatten(1, shape).flatten(2) for part, shape in zip(parts, shapes, strict=True)]
+
+
+@lru_cache(maxsize=256)
+def _block_rows(degrees: tuple[int, ...], starts: tuple[tuple[int, ...], ...], device: torch.device) -> Tensor:
+    """Rows of x in the order of degree, component, block; uploaded once."""
+    rows = [first + m for degree, firsts in zip(degrees, starts, strict=True) for m in range(2 * degree + 1) for first in firsts]
+    return torch.tensor(rows, dtype=torch.int64, device=device)
 
 
 def radial_mlp(features_EK: Tensor, weights: Sequence[Tensor], activation_constant: float) -> Tensor:

@@ -126,7 +126,7 @@ class Interaction(StockModule):
     def __init__(self, spec: MACESpec, layer: int, tensors: Mapping[str, Tensor], precision: Precision) -> None:
         super().__init__(tensors, precision.storage)
         kind = spec.interactions[layer]
-        self.spec = spec
+        self.spec, self.matmul = spec, precision.matmul
         self.residual, self.density = kind.endswith("Residual"), "Density" in kind
         self.average = 1.0 if self.density else spec.avg_num_neighbors[layer]
         self.degrees_in = spec.degrees_in(layer)
@@ -162,25 +162,30 @@ class Interaction(StockModule):
 
     def up(self, h_NMC: Tensor) -> Tensor:
         """(N, M, C) what the neighbours see of the node features."""
-        return kernels.path_linear(h_NMC, self.folded().up, self.degrees_in, block_starts(self.degrees_in, self.degrees_in))
+        starts = block_starts(self.degrees_in, self.degrees_in)
+        return kernels.path_linear(h_NMC, self.folded().up, self.degrees_in, starts, self.matmul)
 
     def mix(self, sums_NKC: Tensor) -> Tensor:
         """(N, 16, C) of the (N, K, C) sums over edges of all paths."""
         starts = block_starts(self.degrees_A, [path.l_out for path in self.paths])
-        return kernels.path_linear(sums_NKC, self.folded().mix, self.degrees_A, starts)
+        return kernels.path_linear(sums_NKC, self.folded().mix, self.degrees_A, starts, self.matmul)
 
     def messages(self, a_NMC: Tensor, density_N1: Tensor | None, groups: kernels.SpeciesGroups) -> Tensor:
         """(N, 16, C) A, divided by the density and, without a residual, mixed by species."""
         if density_N1 is not None:
             a_NMC = a_NMC / (1.0 + density_N1).unsqueeze(2)
-        return a_NMC if self.residual else kernels.species_linear(a_NMC, self.folded().skip, self.degrees_A, groups)
+        return a_NMC if self.residual else self._by_species(a_NMC, self.degrees_A, groups)
 
     def kept(self, h_NMC: Tensor, groups: kernels.SpeciesGroups) -> Tensor | None:
         """(N, M, C) residual: the node features that go past the product, mixed by species."""
         if not self.residual:
             return None
         kept_NMC = h_NMC[:, : num_components(self.degrees_skip)]
-        return kernels.species_linear(kept_NMC, self.folded().skip, self.degrees_skip, groups)
+        return self._by_species(kept_NMC, self.degrees_skip, groups)
+
+    def _by_species(self, x_NMC: Tensor, degrees: tuple[int, ...], groups: kernels.SpeciesGroups) -> Tensor:
+        """(N, M, C) the layer whose weights belong to the species of the atom."""
+        return kernels.species_path_linear(x_NMC, self.folded().skip, degrees, block_starts(degrees, degrees), groups, self.matmul)
 
     def path_weights(self, edges: EdgeFeatures) -> Tensor:
         """(E, P, C) radial weights of every path."""
@@ -203,7 +208,7 @@ class Product(StockModule):
 
     def __init__(self, spec: MACESpec, layer: int, tensors: Mapping[str, Tensor], precision: Precision) -> None:
         super().__init__(tensors, precision.storage)
-        self.channels, self.degrees = spec.num_channels, spec.degrees_out(layer)
+        self.channels, self.degrees, self.matmul = spec.num_channels, spec.degrees_out(layer), precision.matmul
         self.orders = range(1, spec.correlation[layer] + 1)
         stock = below(tensors, "symmetric_contractions.contractions.")
         u_tensors = []
@@ -233,7 +238,7 @@ class Product(StockModule):
         """(N, M, C) node features of the next layer."""
         weights: Product.Folded = self.folded()
         product_NMC = kernels.symmetric_contraction(a_NMC, weights.coefficients_STC, groups, self.table)
-        h_NMC = kernels.path_linear(product_NMC, weights.mix, self.degrees, block_starts(self.degrees, self.degrees))
+        h_NMC = kernels.path_linear(product_NMC, weights.mix, self.degrees, block_starts(self.degrees, self.degrees), self.matmul)
         if residual_NMC is None:
             return h_NMC
         # The residual carries the degrees both layers have, which are always the lowest ones.

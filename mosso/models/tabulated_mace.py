@@ -102,7 +102,9 @@ class TabulatedMACE(nn.Module):
         for column, layer in enumerate(self._density_layers, start=self.spec.radial_mlp[-1]):
             density[layer] = moments_NJZK[:, 0, :, column].sum(1, keepdim=True)
         degrees = interaction.degrees_A
-        a_NMC = kernels.path_linear(moments_NJZK.flatten(2), tables.first_mix, degrees, block_starts(degrees, degrees))
+        a_NMC = kernels.path_linear(
+            moments_NJZK.flatten(2), tables.first_mix, degrees, block_starts(degrees, degrees), self.precision.matmul
+        )
         residual_N1C = None if tables.residual_SC is None else tables.residual_SC[groups.group_N].unsqueeze(1)
         return interaction.messages(a_NMC, density.get(0), groups), residual_N1C, density
 

@@ -99,7 +99,7 @@ def test_symmetric_contraction(order: int, species: list[int]) -> None:
 def test_species_linear_against_a_loop() -> None:
     species = torch.tensor([2, 0, 2, 1])
     x, weights = rand(4, 4, 3), [rand(3, 3, 5, seed=1), rand(3, 3, 5, seed=2)]
-    got = kernels.species_linear(x, weights, (0, 1), kernels.SpeciesGroups.of(species))
+    got = kernels.species_path_linear(x, weights, (0, 1), ((0,), (1,)), kernels.SpeciesGroups.of(species))
     for n in range(4):
         torch.testing.assert_close(got[n, :1], x[n, :1] @ weights[0][species[n]])
         torch.testing.assert_close(got[n, 1:], x[n, 1:] @ weights[1][species[n]])

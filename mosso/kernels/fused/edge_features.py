@@ -15,7 +15,7 @@ from torch import Tensor
 
 from mosso.kernels.fused import FINGERPRINT, refuse_second_derivative
 from mosso.kernels.fused import edge_features_source as generated
-from mosso.kernels.fused.edge_convolution import _launch, _register
+from mosso.kernels.fused.launch import launch, register
 from mosso.kernels.reference import SHORTEST
 
 BLOCK = 64  # edges of a program, one per thread
@@ -32,7 +32,7 @@ def _fake_forward(vectors, max_ell, r_max, num_intervals, dtype, fingerprint):
     return vectors.new_empty(num_edges, (max_ell + 1) ** 2, dtype=dtype), vectors.new_empty(num_edges, dtype=torch.int32)
 
 
-@_register("edge_features", _fake_forward)
+@register("edge_features", _fake_forward)
 def _forward(
     vectors: Tensor, max_ell: int, r_max: float, num_intervals: int, dtype: torch.dtype, fingerprint: str
 ) -> tuple[Tensor, Tensor]:
@@ -42,7 +42,7 @@ def _forward(
     rows = vectors.new_empty(num_edges, dtype=torch.int32)
     grid = (triton.cdiv(num_edges, BLOCK),)
     kernel = generated.kernel("forward", max_ell)
-    _launch(kernel, grid, vectors.contiguous(), features, rows, num_edges, **_constants(r_max, num_intervals))
+    launch(kernel, grid, vectors.contiguous(), features, rows, num_edges, **_constants(r_max, num_intervals))
     return features, rows
 
 
@@ -50,14 +50,14 @@ def _fake_backward(g, vectors, max_ell, r_max, num_intervals, fingerprint):
     return vectors.new_empty(vectors.shape)
 
 
-@_register("edge_features_backward", _fake_backward)
+@register("edge_features_backward", _fake_backward)
 def _backward(g: Tensor, vectors: Tensor, max_ell: int, r_max: float, num_intervals: int, fingerprint: str) -> Tensor:
     """(E, 3) gradient of <g, features> with respect to the vectors."""
     num_edges = vectors.shape[0]
     grad_vectors = vectors.new_empty(vectors.shape)
     grid = (triton.cdiv(num_edges, BLOCK),)
     kernel = generated.kernel("backward", max_ell)
-    _launch(kernel, grid, g.contiguous(), vectors.contiguous(), grad_vectors, num_edges, **_constants(r_max, num_intervals))
+    launch(kernel, grid, g.contiguous(), vectors.contiguous(), grad_vectors, num_edges, **_constants(r_max, num_intervals))
     return grad_vectors
 
 

@@ -18,7 +18,7 @@ import triton.language as tl
 from torch import Tensor
 
 from mosso.kernels.fused import FINGERPRINT, refuse_second_derivative
-from mosso.kernels.fused.edge_convolution import _launch, _register
+from mosso.kernels.fused.launch import launch, register
 
 
 class Config(NamedTuple):
@@ -182,7 +182,7 @@ def _fake_forward(features, rows, table, species, num_species, senders, receiver
     return features.new_empty(species.shape[0], features.shape[1], num_species, table.shape[2])
 
 
-@_register("radial_moments", _fake_forward)
+@register("radial_moments", _fake_forward)
 def _forward(
     features: Tensor,
     rows: Tensor,
@@ -200,7 +200,7 @@ def _forward(
     out = features.new_empty(num_nodes, features.shape[1], num_species, table.shape[2])
     tensors = (features, rows, table, species, senders, receiver_offsets)
     constants = _constants("forward", features, table, num_species)
-    _launch(_moments, (num_nodes, num_species), *(t.contiguous() for t in tensors), out, **constants)
+    launch(_moments, (num_nodes, num_species), *(t.contiguous() for t in tensors), out, **constants)
     return out
 
 
@@ -208,7 +208,7 @@ def _fake_backward(g, features, rows, table, species, num_species, senders, rece
     return features.new_empty(features.shape)
 
 
-@_register("radial_moments_backward", _fake_backward)
+@register("radial_moments_backward", _fake_backward)
 def _backward(
     g: Tensor,
     features: Tensor,
@@ -226,7 +226,7 @@ def _backward(
     tensors = (g, features, rows, table, species, senders, receiver_offsets)
     constants = _constants("backward", features, table, num_species)
     grid = (max(num_nodes, 1), num_species)
-    _launch(_moments_backward, grid, *(t.contiguous() for t in tensors), out, num_nodes, num_edges, **constants)
+    launch(_moments_backward, grid, *(t.contiguous() for t in tensors), out, num_nodes, num_edges, **constants)
     return out
 
 

@@ -1,0 +1,426 @@
+# mypy: disallow-untyped-defs=False
+"""Equivariant linear layers in Triton: every degree, every block of paths and every species in one launch.
+
+out[n, m of degree l, d] = sum over blocks b and channels c of x[n, start_b + m, c] w_l[b C + c, d] is one matrix product per
+degree whose rows are the pairs (n, m) and whose inner index is (b, c). A program makes a tile of one of these products and
+reads x where it lies. The form <g, out> is linear in x, w and g; its derivative with respect to x is the same kernel with
+the parts of input and output exchanged ("mirrored"): one product per degree and block, over d instead of (b, c).
+With weights per species the rows of a tile are atoms of one species, found through ``SpeciesGroups.order_N``.
+
+N atoms, K rows of x, M rows of the output, C and D their channels, T tiles of atoms of one species.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+from torch.library import custom_op, triton_op, wrap_triton
+
+from mosso.kernels.fused import FINGERPRINT, INTERPRETED
+from mosso.kernels.reference import TILE_ATOMS, SpeciesGroups
+from mosso.math.irreps import num_components
+from mosso.precision import MATMULS
+
+# The kernel takes the matrices of so many degrees, each through a pointer of its own.
+MAX_DEGREES = 6
+
+
+class Config(NamedTuple):
+    """How the kernel is cut: rows, columns and inner numbers of a tile, warps, stages of its pipeline of loads."""
+
+    rows: int
+    columns: int
+    depth: int
+    num_warps: int
+    num_stages: int
+
+
+def config(num_rows: int, channels_in: int, channels_out: int, matmul: str, itemsize: int) -> Config:
+    """The largest tiles that still make two programs for each of the 132 multiprocessors of an H200."""
+    columns = min(64, max(16, triton.next_power_of_2(channels_out)))
+    depth = min(32, max(16, triton.next_power_of_2(channels_in)))
+    programs = _ceil_div(num_rows, 64) * _ceil_div(channels_out, columns)
+    return Config(64 if programs >= 264 else 32, columns, depth, 4, 3)
+
+
+class Segment(NamedTuple):
+    """Rows of the output that are made alike, ``width`` consecutive ones of every atom.
+
+    Attributes:
+        width: 2 l + 1.
+        first: the first of them.
+        matrix: which matrix makes them.
+        block: where in its rows the channels of the output begin, in blocks; zero where they are its columns.
+        num_blocks: blocks of that matrix.
+        inputs: first rows of the input blocks that are mixed.
+    """
+
+    width: int
+    first: int
+    matrix: int
+    block: int
+    num_blocks: int
+    inputs: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Which of the ``num_rows`` rows of x make which rows of the output; degrees and blocks are kept as text where an op carries them."""
+
+    num_rows: int
+    degrees: tuple[int, ...]
+    starts: tuple[tuple[int, ...], ...]
+
+    @staticmethod
+    def describe(degrees: tuple[int, ...], starts: tuple[tuple[int, ...], ...]) -> str:
+        """Degrees and blocks as text, put together in a way that torch.compile can follow."""
+        blocks = [":".join([str(degree), *[str(first) for first in firsts]]) for degree, firsts in zip(degrees, starts, strict=True)]
+        return ";".join([FINGERPRINT, *blocks])
+
+    @staticmethod
+    @lru_cache(maxsize=256)
+    def parse(text: str, num_rows: int) -> "Layout":
+        _, *blocks = text.split(";")
+        numbers = [tuple(int(number) for number in block.split(":")) for block in blocks]
+        layout = Layout(num_rows, tuple(n[0] for n in numbers), tuple(n[1:] for n in numbers))
+        read = [start + m for width, firsts in layout.blocks for start in firsts for m in range(width)]
+        assert all(layout.starts), "every degree needs a block"
+        assert len(layout.degrees) <= MAX_DEGREES, f"the kernel takes at most {MAX_DEGREES} degrees"
+        assert len(set(read)) == len(read) and max(read) < num_rows, "blocks share rows or end behind the last row of x"
+        return layout
+
+    @property
+    def blocks(self) -> list[tuple[int, tuple[int, ...]]]:
+        """Per degree 2 l + 1 and the first rows of its blocks."""
+        return [(2 * degree + 1, firsts) for degree, firsts in zip(self.degrees, self.starts, strict=True)]
+
+    @property
+    def num_out(self) -> int:
+        return num_components(self.degrees)
+
+    @property
+    def reads_all(self) -> bool:
+        """Whether every row of x belongs to a block."""
+        return sum(segment.width for segment in self.segments(mirrored=True)) == self.num_rows
+
+    def segments(self, mirrored: bool) -> list[Segment]:
+        """What the kernel makes: a segment per degree of the output, or mirrored one per block of x."""
+        found, first = [], 0
+        for matrix, (width, starts) in enumerate(self.blocks):
+            if mirrored:
+                found += [Segment(width, start, matrix, block, len(starts), (first,)) for block, start in enumerate(starts)]
+            else:
+                found.append(Segment(width, first, matrix, 0, len(starts), starts))
+            first += width
+        return found
+
+
+@lru_cache(maxsize=256)
+def _table(layout: Layout, mirrored: bool) -> tuple[tuple[int, ...], int]:
+    """The segments as one row of numbers, which is what a kernel takes for a constant, and how many numbers each has."""
+    segments = layout.segments(mirrored)
+    longest = max(len(segment.inputs) for segment in segments)
+    numbers = [
+        number
+        for segment in segments
+        for number in (*segment[:5], len(segment.inputs), *segment.inputs, *(0,) * (longest - len(segment.inputs)))
+    ]
+    return tuple(numbers), 6 + longest
+
+
+@triton.jit
+def _mix(
+    x,
+    w0,
+    w1,
+    w2,
+    w3,
+    w4,
+    w5,
+    order,
+    tiles,
+    out,
+    num_atoms,
+    TABLE: tl.constexpr,
+    FIELDS: tl.constexpr,
+    SPECIES: tl.constexpr,
+    TILE: tl.constexpr,
+    ROWS_IN: tl.constexpr,
+    ROWS_OUT: tl.constexpr,
+    C_IN: tl.constexpr,
+    C_OUT: tl.constexpr,
+    STRIDE_IN: tl.constexpr,
+    STRIDE_OUT: tl.constexpr,
+    OPERAND: tl.constexpr,
+    PRECISION: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    DEPTH: tl.constexpr,
+):
+    """A tile of ROWS pairs (atom, component) of one segment by COLUMNS channels of the output.
+
+    STRIDE_IN and STRIDE_OUT are the steps in a matrix from one channel of the input, or of the output, to the next.
+    """
+    SEGMENTS: tl.constexpr = len(TABLE) // FIELDS
+    COLUMN_TILES: tl.constexpr = (C_OUT + COLUMNS - 1) // COLUMNS
+    CHUNKS: tl.constexpr = (C_IN + DEPTH - 1) // DEPTH
+    # The columns of a tile of rows come one after the other, so that x is still in the cache.
+    tile = tl.program_id(0) // COLUMN_TILES
+    column = tl.program_id(0) % COLUMN_TILES * COLUMNS + tl.arange(0, COLUMNS)
+    first = 0
+    count = num_atoms
+    capacity = num_atoms
+    species = 0
+    if SPECIES:
+        # The grid is T times the tiles of rows that TILE atoms can fill.
+        per_tile = 0
+        for i in tl.static_range(SEGMENTS):
+            per_tile += (TILE * TABLE[i * FIELDS] + ROWS - 1) // ROWS
+        group = tile // per_tile
+        tile = tile % per_tile
+        species = tl.load(tiles + 3 * group)
+        first = tl.load(tiles + 3 * group + 1)
+        count = tl.load(tiles + 3 * group + 2)
+        capacity = TILE
+
+    # The segment of this tile, by a chain of selections between constants.
+    segment = 0
+    begin = 0
+    before = 0
+    width = 1
+    row_out = 0
+    num_inputs = 1
+    weight = w0
+    weight_start = tl.cast(0, tl.int64)
+    for i in tl.static_range(SEGMENTS):
+        if tile >= before:
+            segment = i
+            begin = before
+            width = TABLE[i * FIELDS]
+            row_out = TABLE[i * FIELDS + 1]
+            num_inputs = TABLE[i * FIELDS + 5]
+            weight_start = TABLE[i * FIELDS + 3] * C_OUT * STRIDE_OUT + tl.cast(species, tl.int64) * (TABLE[i * FIELDS + 4] * C_IN * C_OUT)
+            if TABLE[i * FIELDS + 2] == 0:
+                weight = w0
+            elif TABLE[i * FIELDS + 2] == 1:
+                weight = w1
+            elif TABLE[i * FIELDS + 2] == 2:
+                weight = w2
+            elif TABLE[i * FIELDS + 2] == 3:
+                weight = w3
+            elif TABLE[i * FIELDS + 2] == 4:
+                weight = w4
+            else:
+                weight = w5
+        before += (capacity * TABLE[i * FIELDS] + ROWS - 1) // ROWS
+
+    row = (tile - begin) * ROWS + tl.arange(0, ROWS)
+    row_inside = row < count * width
+    atom = first + row // width
+    component = row % width
+    if SPECIES:
+        atom = tl.load(order + atom, mask=row_inside, other=0)
+    atom = atom.to(tl.int64)
+    x_row = x + atom * (ROWS_IN * C_IN) + component * C_IN
+    w_column = weight + weight_start + column * STRIDE_OUT
+
+    total = tl.zeros((ROWS, COLUMNS), tl.float64 if x.dtype.element_ty == tl.float64 else tl.float32)
+    for step in range(num_inputs * CHUNKS):
+        block = step // CHUNKS
+        inner = step % CHUNKS * DEPTH + tl.arange(0, DEPTH)
+        start = 0
+        for b in tl.static_range(FIELDS - 6):
+            # Does not change in the loop, so the compiler takes it out.
+            of_segment = 0
+            for i in tl.static_range(SEGMENTS):
+                of_segment = tl.where(segment == i, TABLE[i * FIELDS + 6 + b], of_segment)
+            start = tl.where(block == b, of_segment, start)
+        x_inside = row_inside[:, None]
+        if C_IN % DEPTH != 0:
+            x_inside = x_inside & (inner < C_IN)[None, :]
+        left = tl.load(x_row[:, None] + (start * C_IN + inner)[None, :], mask=x_inside, other=0.0)
+        w_at = w_column[None, :] + ((block * C_IN + inner) * STRIDE_IN)[:, None]
+        if C_IN % DEPTH != 0 or C_OUT % COLUMNS != 0:
+            right = tl.load(w_at, mask=(inner < C_IN)[:, None] & (column < C_OUT)[None, :], other=0.0)
+        else:
+            right = tl.load(w_at)
+        total = tl.dot(left.to(OPERAND), right.to(OPERAND), total, input_precision=PRECISION, out_dtype=total.dtype)
+    out_at = out + atom[:, None] * (ROWS_OUT * C_OUT) + (row_out + component)[:, None] * C_OUT + column[None, :]
+    tl.store(out_at, total, mask=row_inside[:, None] & (column < C_OUT)[None, :])
+
+
+def _ceil_div(a: int, b: int) -> int:
+    return -(-a // b)
+
+
+def _launch(kernel: Any, grid: tuple[int, ...], *arguments: Any, **constants: Any) -> None:
+    """Run a kernel, or record it where torch.compile traces."""
+    wrap = kernel if INTERPRETED else wrap_triton(kernel)
+    wrap[grid](*arguments, **constants)
+
+
+def _register(name: str, fake: Callable[..., Any]) -> Callable[[Callable[..., Any]], Any]:
+    """Make an op of a function: transparent to compilers, or opaque under the interpreter, which nothing can trace."""
+
+    def decorate(function: Callable[..., Any]) -> Any:
+        op: Any = (custom_op if INTERPRETED else triton_op)(f"mosso::{name}", function, mutates_args=())
+        op.register_fake(fake)
+        return op
+
+    return decorate
+
+
+def _shape(x: Tensor, weights: Sequence[Tensor], layout: Layout, mirrored: bool) -> tuple[int, int, int]:
+    """Atoms, rows and channels of the output."""
+    if not mirrored:
+        return x.shape[0], layout.num_out, int(weights[0].shape[-1])
+    return x.shape[0], layout.num_rows, int(weights[0].shape[-2]) // len(layout.starts[0])
+
+
+def _fake_mixed(x, weights, order, tiles, layout, num_rows, mirrored, matmul):
+    return x.new_empty(_shape(x, weights, Layout.parse(layout, int(num_rows)), mirrored))
+
+
+@_register("path_linear", _fake_mixed)
+def _mixed(
+    x: Tensor,
+    weights: Sequence[Tensor],
+    order: Tensor | None,
+    tiles: Tensor | None,
+    blocks: str,
+    num_rows: int,
+    mirrored: bool,
+    matmul: str,
+) -> Tensor:
+    """(N, M, D) rows of x mixed by the weights; mirrored, the derivative of <x, mixed> with respect to what was mixed, (N, K, C)."""
+    layout = Layout.parse(blocks, int(num_rows))
+    num_atoms, rows_out, channels_out = _shape(x, weights, layout, mirrored)
+    # Ints, also where compilers trace with unknown sizes: kernels are made for a number of channels.
+    rows_in, channels_in = int(x.shape[1]), int(x.shape[2])
+    _check(x, weights, layout, mirrored, (channels_out, channels_in) if mirrored else (channels_in, channels_out))
+    out = (x.new_zeros if mirrored and not layout.reads_all else x.new_empty)((num_atoms, rows_out, channels_out))
+    table, fields = _table(layout, mirrored)
+    widths = table[::fields]
+    cut = config(num_atoms * sum(widths), channels_in, channels_out, matmul, x.element_size())
+    row_tiles = sum(_ceil_div((TILE_ATOMS if tiles is not None else num_atoms) * width, cut.rows) for width in widths)
+    row_tiles *= tiles.shape[0] if tiles is not None else 1
+    matrices = [weight.contiguous() for weight in weights]
+    operand, precision = _operand(x.dtype, matmul)
+    _launch(
+        _mix,
+        (row_tiles * _ceil_div(channels_out, cut.columns),),
+        x.contiguous(),
+        *matrices,
+        *matrices[:1] * (MAX_DEGREES - len(matrices)),
+        None if order is None else order.contiguous(),
+        None if tiles is None else tiles.contiguous(),
+        out,
+        num_atoms,
+        TABLE=table,
+        FIELDS=fields,
+        SPECIES=tiles is not None,
+        TILE=TILE_ATOMS,
+        ROWS_IN=rows_in,
+        ROWS_OUT=rows_out,
+        C_IN=channels_in,
+        C_OUT=channels_out,
+        STRIDE_IN=1 if mirrored else channels_out,
+        STRIDE_OUT=channels_in if mirrored else 1,
+        OPERAND=operand,
+        PRECISION=precision,
+        ROWS=cut.rows,
+        COLUMNS=cut.columns,
+        DEPTH=cut.depth,
+        num_warps=cut.num_warps,
+        num_stages=cut.num_stages,
+    )
+    return out
+
+
+def _check(x: Tensor, weights: Sequence[Tensor], layout: Layout, mirrored: bool, channels: tuple[int, int]) -> None:
+    assert x.shape[1] == (layout.num_out if mirrored else layout.num_rows)
+    assert len(weights) == len(layout.degrees)
+    for weight, firsts in zip(weights, layout.starts, strict=True):
+        assert weight.shape[-2:] == (len(firsts) * channels[0], channels[1])
+
+
+def _operand(dtype: torch.dtype, matmul: str) -> tuple[Any, str]:
+    """What numbers are rounded to before they are multiplied, and how tensor cores may take float32."""
+    if dtype == torch.float64:
+        return tl.float64, "ieee"
+    if matmul in ("bf16", "fp16"):
+        return (tl.bfloat16 if matmul == "bf16" else tl.float16), "ieee"
+    return tl.float32, matmul
+
+
+def _weight_gradients(
+    x: Tensor, g: Tensor, like: Sequence[Tensor], order: Tensor | None, tiles: Tensor | None, layout: Layout
+) -> list[Tensor]:
+    """d <g, mixed(x)> / d weights, in torch: training needs it, inference does not."""
+    grads, first = [], 0
+    for weight, (width, starts) in zip(like, layout.blocks, strict=True):
+        left = torch.cat([x[:, start : start + width] for start in starts], dim=2)
+        right = g[:, first : first + width]
+        first += width
+        if order is None or tiles is None:
+            grads.append(left.flatten(0, 1).T @ right.flatten(0, 1))
+            continue
+        species_T, first_T, count_T = tiles.long().unbind(1)
+        within = torch.arange(TILE_ATOMS, device=x.device)
+        atoms_TA = order[(first_T[:, None] + within).clamp(max=order.shape[0] - 1)]
+        real_TA = (within < count_T[:, None])[:, :, None, None]
+        products = (left[atoms_TA] * real_TA).flatten(1, 2).transpose(1, 2) @ right[atoms_TA].flatten(1, 2)
+        grads.append(torch.zeros_like(weight).index_add(0, species_T, products))
+    return grads
+
+
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    x, weights, order, tiles, ctx.blocks, ctx.num_rows, ctx.mirrored, ctx.matmul = inputs
+    ctx.save_for_backward(x, *weights, order, tiles)
+
+
+def _derivative(ctx: Any, g: Tensor) -> tuple[Any, ...]:
+    x, *weights, order, tiles = ctx.saved_tensors
+    needs_x, needs_weights = ctx.needs_input_grad[:2]
+    grad_x = _mixed(g, weights, order, tiles, ctx.blocks, ctx.num_rows, not ctx.mirrored, ctx.matmul) if needs_x else None
+    grad_weights: list[Tensor | None] = [None] * len(weights)
+    if any(needs_weights):
+        rows, cotangent = (g, x) if ctx.mirrored else (x, g)
+        grads = _weight_gradients(rows, cotangent, weights, order, tiles, Layout.parse(ctx.blocks, int(ctx.num_rows)))
+        grad_weights = [grad if need else None for grad, need in zip(grads, needs_weights, strict=True)]
+    return grad_x, grad_weights, *(None,) * 6
+
+
+_mixed.register_autograd(_derivative, setup_context=_keep)
+
+
+def path_linear(
+    x_NKC: Tensor, weights: Sequence[Tensor], degrees: tuple[int, ...], starts: tuple[tuple[int, ...], ...], matmul: str = "ieee"
+) -> Tensor:
+    """(N, M, D), as ``reference.path_linear``; differentiable as often as wanted, bitwise the same in every run.
+
+    The blocks must not share rows of x. Products and the gradient of x run as ``matmul`` says, the gradient of the weights in torch.
+    """
+    assert matmul in MATMULS, f"{matmul!r} is none of {MATMULS}"
+    result: Tensor = _mixed(x_NKC, list(weights), None, None, Layout.describe(degrees, starts), x_NKC.shape[1], False, matmul)
+    return result
+
+
+def species_path_linear(
+    x_NKC: Tensor,
+    weights: Sequence[Tensor],
+    degrees: tuple[int, ...],
+    starts: tuple[tuple[int, ...], ...],
+    groups: SpeciesGroups,
+    matmul: str = "ieee",
+) -> Tensor:
+    """(N, M, D), as ``reference.species_path_linear``; see ``path_linear``."""
+    assert matmul in MATMULS, f"{matmul!r} is none of {MATMULS}"
+    by_species = (groups.order_N, groups.tiles_T3)
+    result: Tensor = _mixed(x_NKC, list(weights), *by_species, Layout.describe(degrees, starts), x_NKC.shape[1], False, matmul)
+    return result

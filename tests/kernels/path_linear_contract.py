@@ -1,0 +1,288 @@
+"""The linear layers over paths, with and without species, against their reference: the contract every fused op is held to.
+
+Runs on the GPU where there is one, else under Triton's interpreter, for which TRITON_INTERPRET has to be set before
+anything imports triton: test_path_linear.py starts it in a process of its own.
+"""
+
+import itertools
+import os
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import pytest
+import torch
+from torch import Tensor
+
+from mosso import kernels
+from mosso.kernels import dispatch
+from mosso.kernels.fused import path_linear as fused
+from mosso.math.irreps import num_components
+
+CUDA = torch.cuda.is_available()
+DEVICE = torch.device("cuda" if CUDA else "cpu")
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what the reference needs in deterministic mode
+FLOOR = {torch.float32: 1e-6, torch.float64: 1e-13}  # relative to the largest number of the result
+# What a mode that rounds its operands may be off by, likewise; the interpreter computes tf32 and tf32x3 in float32.
+ROUNDED = {"tf32": 2e-3, "fp16": 2e-3, "bf16": 1e-2}
+assert fused.INTERPRETED is not CUDA, "set TRITON_INTERPRET=1 where there is no CUDA device, and only there"
+
+MIXING = ((0, 1, 2, 3), ((0, 1), (2, 5, 8), (11, 16, 21), (26, 33)))  # 10 paths of degrees (0, 1) and max_ell 3: 40 rows to 16
+
+
+@pytest.fixture(autouse=True)
+def poisoned_memory() -> Iterator[None]:
+    """New tensors start as NaN, so that a number nobody wrote cannot pass."""
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(True)
+    assert torch.empty(4, device=DEVICE).isnan().all()
+    yield
+    torch.use_deterministic_algorithms(before)
+
+
+class Case(NamedTuple):
+    """A problem: tensors in float64, blocks, species where the weights depend on them."""
+
+    x: Tensor
+    weights: list[Tensor]
+    degrees: tuple[int, ...]
+    starts: tuple[tuple[int, ...], ...]
+    groups: kernels.SpeciesGroups | None
+
+    def op(self, x: Tensor, weights: list[Tensor], implementation: str = "triton", matmul: str = "ieee") -> Tensor:
+        if self.groups is None:
+            return kernels.path_linear(x, weights, self.degrees, self.starts, matmul, implementation)
+        return kernels.species_path_linear(x, weights, self.degrees, self.starts, self.groups, matmul, implementation)
+
+    def run(self, implementation: str, dtype: torch.dtype, matmul: str = "ieee", order: int = 2) -> list[Tensor]:
+        """The output and its derivatives up to ``order``, in float64 for comparison."""
+        inputs = [t.to(dtype, copy=True).requires_grad_() for t in (self.x, *self.weights)]
+        out = self.op(inputs[0], inputs[1:], implementation, matmul)
+        results, new = [out], [out]
+        for depth in range(order):
+            loss = sum((t * cotangent(t, seed=i)).sum() for i, t in enumerate(new))
+            new = list(torch.autograd.grad(loss, inputs, create_graph=depth + 1 < order))
+            results += new
+            # squares, so that the next derivative depends on every argument again
+            new = [t * t for t in new]
+        return [result.detach().double() for result in results]
+
+
+def cotangent(like: Tensor, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed + 7)
+    return torch.randn(like.shape, generator=generator, dtype=torch.float64).to(like)
+
+
+def make_case(
+    degrees: tuple[int, ...],
+    starts: tuple[tuple[int, ...], ...],
+    sizes: tuple[int, int, int],
+    *,
+    rows: int = 0,
+    num_species: int = 0,
+    missing: int | None = None,
+) -> Case:
+    """Random tensors for N atoms, C and D channels; ``rows`` of x where not all are read; no atom has the species ``missing``."""
+    atoms, channels_in, channels_out = sizes
+    generator = torch.Generator().manual_seed(sum(sizes) + num_species)
+
+    def rand(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator, dtype=torch.float64).to(DEVICE)
+
+    read = sum((2 * degree + 1) * len(firsts) for degree, firsts in zip(degrees, starts, strict=True))
+    leading = (num_species,) if num_species else ()
+    weights = [rand(*leading, len(firsts) * channels_in, channels_out) for firsts in starts]
+    groups = None
+    if num_species:
+        kinds = torch.tensor([s for s in range(num_species) if s != missing])
+        species = kinds[torch.randint(len(kinds), (atoms,), generator=generator)]
+        groups = kernels.SpeciesGroups.of(species.to(DEVICE))
+    return Case(rand(atoms, rows or read, channels_in), weights, degrees, starts, groups)
+
+
+def check(case: Case, dtypes: tuple[torch.dtype, ...] = (torch.float32, torch.float64), matmul: str = "ieee", order: int = 2) -> None:
+    """At most twice the error the reference itself makes in a dtype, or that dtype's floor."""
+    truth = case.run("reference", torch.float64, order=order)
+    for dtype in dtypes:
+        reference = case.run("reference", dtype, order=order)
+        for i, (got, plain, want) in enumerate(zip(case.run("triton", dtype, matmul, order), reference, truth, strict=True)):
+            assert got.shape == want.shape
+            if want.numel():
+                allowed = max(2 * float((plain - want).abs().max()), FLOOR[dtype] * float(want.abs().max()))
+                assert float((got - want).abs().max()) <= allowed, f"result {i} in {dtype}"
+
+
+SHAPES: dict[str, Callable[[], Case]] = {
+    "one block per degree": lambda: make_case((0, 1), ((0,), (1,)), (5, 16, 16)),
+    "one degree": lambda: make_case((2,), ((0, 5),), (3, 7, 20)),
+    "the mixing of ten paths": lambda: make_case(*MIXING, (5, 8, 12)),
+    "blocks in any order, degrees too": lambda: make_case((1, 0), ((7, 1, 4), (10, 0)), (4, 6, 5)),
+    "rows that nobody reads": lambda: make_case((0, 1), ((1,), (3,)), (4, 6, 5), rows=9),
+    "one channel": lambda: make_case((0, 1), ((0, 1), (2, 5)), (4, 1, 1)),
+    "odd channels, more than one tile of them": lambda: make_case((0, 1), ((0, 1), (2,)), (3, 33, 67)),
+    "many channels in": lambda: make_case((0, 1), ((0,), (1,)), (2, 200, 16)),
+    "more rows than one tile": lambda: make_case((0, 1), ((0,), (1, 4)), (70, 5, 3)),
+    "one atom": lambda: make_case((0, 1), ((0, 1), (2, 5)), (1, 4, 4)),
+    "no atoms": lambda: make_case((0, 1), ((0, 1), (2, 5)), (0, 4, 4)),
+    "species": lambda: make_case((0, 1), ((0,), (1,)), (9, 6, 5), num_species=3),
+    "species, several blocks": lambda: make_case((0, 1), ((0, 1), (2, 5)), (6, 5, 17), num_species=2),
+    "species, rows that nobody reads": lambda: make_case((0,), ((0,),), (6, 5, 3), num_species=2, rows=4),
+    "one species is missing": lambda: make_case((0, 1), ((0,), (1,)), (9, 6, 5), num_species=4, missing=2),
+    "more species than atoms": lambda: make_case((0, 1), ((0,), (1,)), (2, 3, 5), num_species=89),
+    "more atoms of a species than one tile": lambda: make_case((0, 1), ((0,), (1,)), (150, 3, 2), num_species=2),
+    "species, no atoms": lambda: make_case((0, 1), ((0,), (1,)), (0, 3, 5), num_species=2),
+}
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_equals_the_reference_to_second_order(name: str) -> None:
+    check(SHAPES[name]())
+
+
+@pytest.mark.parametrize("num_species", [0, 2])
+@pytest.mark.parametrize("cut", [(16, 16, 16, 2, 1), (64, 32, 16, 4, 2), (128, 64, 32, 4, 3)])
+def test_every_way_to_cut_the_kernel(cut: tuple[int, ...], num_species: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fused, "config", lambda *_: fused.Config(*cut))
+    check(make_case((0, 1), ((0, 1), (2, 5)), (40, 20, 35), num_species=num_species), (torch.float32,))
+
+
+@pytest.mark.parametrize("num_species", [0, 3])
+def test_split_products_are_as_good_as_float32(num_species: int) -> None:
+    check(make_case((0, 1), ((0, 1), (2, 5)), (33, 64, 48), num_species=num_species), (torch.float32,), "tf32x3")
+
+
+@pytest.mark.parametrize("num_species", [0, 3])
+@pytest.mark.parametrize("matmul", ROUNDED)
+def test_rounded_products(matmul: str, num_species: int) -> None:
+    if matmul == "bf16" and not CUDA:
+        pytest.skip("Triton's interpreter multiplies the bit patterns of bfloat16")
+    case = make_case((0, 1), ((0, 1), (2, 5)), (33, 64, 48), num_species=num_species)
+    truth = case.run("reference", torch.float64, order=1)
+    for got, want in zip(case.run("triton", torch.float32, matmul, order=1), truth, strict=True):
+        error = float((got - want).abs().max() / want.abs().max())
+        assert error <= ROUNDED[matmul]
+    assert matmul == "tf32" or float((case.run("triton", torch.float32, matmul, order=0)[0] - truth[0]).abs().max()) > 1e-5
+
+
+@pytest.mark.parametrize("matmul", fused.MATMULS)
+def test_float64_is_never_rounded(matmul: str) -> None:
+    check(make_case((0, 1), ((0,), (1, 4)), (5, 16, 16)), (torch.float64,), matmul)
+
+
+def test_third_derivatives() -> None:
+    for num_species in (0, 2):
+        case = make_case((0, 1), ((0, 1), (2,)), (3, 2, 3), num_species=num_species)
+        for got, want in zip(case.run("triton", torch.float64, order=3), case.run("reference", torch.float64, order=3), strict=True):
+            torch.testing.assert_close(got, want, rtol=1e-11, atol=1e-11 * float(want.abs().max()))
+
+
+@pytest.mark.parametrize("num_species", [0, 2])
+def test_every_run_gives_the_same_bits(num_species: int) -> None:
+    case = make_case(*MIXING, (7, 9, 5), num_species=num_species)
+    for first, second in zip(case.run("triton", torch.float32), case.run("triton", torch.float32), strict=True):
+        assert torch.equal(first, second)
+
+
+def test_rows_that_nobody_reads_may_hold_anything() -> None:
+    case = make_case((0, 1), ((1,), (3,)), (4, 6, 5), rows=9)
+    case.x[:, [0, 2, 6, 7, 8]] = float("nan")
+    out, grad, *_ = case.run("triton", torch.float32, order=1)
+    assert out.isfinite().all()
+    assert not grad[:, [0, 2, 6, 7, 8]].any() and grad[:, [1, 3, 4, 5]].all()
+
+
+@pytest.mark.parametrize("num_species", [0, 3])
+def test_non_contiguous_inputs(num_species: int) -> None:
+    case = make_case((0, 1), ((0,), (1,)), (6, 4, 3), num_species=num_species)
+    strided = case._replace(x=spread(case.x), weights=[spread(weight) for weight in case.weights])
+    if case.groups is not None:
+        strided = strided._replace(groups=kernels.SpeciesGroups(*(spread(t) for t in case.groups)))
+        assert not strided.groups.order_N.is_contiguous()
+    assert not any(t.is_contiguous() for t in (strided.x, *strided.weights))
+    check(strided, (torch.float64,))
+    out = case.op(case.x.requires_grad_(), case.weights)
+    (got,) = torch.autograd.grad(out, case.x, torch.ones((), dtype=torch.float64, device=DEVICE).expand_as(out))
+    (want,) = torch.autograd.grad(case.op(case.x, case.weights, "reference").sum(), case.x)
+    torch.testing.assert_close(got, want)
+
+
+def spread(t: Tensor) -> Tensor:
+    """The same numbers with a gap between any two."""
+    return torch.stack([t, t], dim=-1)[..., 0]
+
+
+@pytest.mark.parametrize("num_species", [0, 2])
+def test_only_gradients_that_are_asked_for(num_species: int) -> None:
+    case = make_case((0, 1), ((0,), (1, 4)), (4, 3, 5), num_species=num_species)
+    whole = case.run("triton", torch.float64, order=1)[1:]
+    for needed in itertools.product([True, False], repeat=3):
+        inputs = [t.clone().requires_grad_(need) for t, need in zip((case.x, *case.weights), needed, strict=True)]
+        if any(needed):
+            out = case.op(inputs[0], inputs[1:])
+            out.backward(cotangent(out))
+        for t, want, need in zip(inputs, whole, needed, strict=True):
+            assert torch.equal(t.grad, want) if need else t.grad is None
+
+
+@pytest.mark.parametrize("num_species", [0, 2])
+def test_opcheck(num_species: int) -> None:
+    case = make_case((0, 1), ((0,), (2, 5)), (4, 3, 5), rows=8, num_species=num_species)
+    blocks = fused.Layout.describe(case.degrees, case.starts)
+    by_species = (None, None) if case.groups is None else (case.groups.order_N, case.groups.tiles_T3)
+    weights = [weight.clone().requires_grad_() for weight in case.weights]
+    for mirrored in (False, True):
+        rows = num_components(case.degrees) if mirrored else 8
+        x = torch.randn(4, rows, 5 if mirrored else 3, dtype=torch.float64, device=DEVICE).requires_grad_()
+        torch.library.opcheck(fused._mixed, (x, weights, *by_species, blocks, 8, mirrored, "ieee"))
+
+
+class Op(torch.nn.Module):
+    """The op with fixed blocks, as a model holds it."""
+
+    def __init__(self, case: Case) -> None:
+        super().__init__()
+        self.blocks, self.groups = (case.degrees, case.starts), case.groups
+
+    def forward(self, x: Tensor, *weights: Tensor) -> Tensor:
+        if self.groups is None:
+            return kernels.path_linear(x, weights, *self.blocks, implementation="triton")
+        return kernels.species_path_linear(x, weights, *self.blocks, self.groups, implementation="triton")
+
+
+@pytest.mark.parametrize("dynamic", [False, True])
+@pytest.mark.parametrize("num_species", [0, 2])
+@pytest.mark.filterwarnings("ignore")
+def test_compile_and_export(num_species: int, dynamic: bool) -> None:
+    case = make_case((0, 1), ((0,), (1, 4)), (5, 4, 6), num_species=num_species)
+    inputs = [t.requires_grad_() for t in (case.x, *case.weights)]
+
+    op = Op(case)
+    want = op(*inputs)
+    got = torch.compile(op, backend="inductor" if CUDA else "aot_eager", fullgraph=True, dynamic=dynamic)(*inputs)
+    torch.testing.assert_close(got, want)
+    for ours, theirs in zip(
+        torch.autograd.grad((got**2).sum(), inputs), torch.autograd.grad((want**2).sum(), inputs), strict=True
+    ):  # fmt: skip
+        torch.testing.assert_close(ours, theirs)
+    plain = tuple(t.detach() for t in inputs)
+    torch.testing.assert_close(torch.export.export(op, plain).module()(*plain), want)
+
+
+def test_asking_for_what_cannot_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    case = make_case((0, 1), ((0,), (1,)), (3, 4, 5))
+    with pytest.raises(ValueError, match="Unknown implementation 'cuda' of path_linear"):
+        case.op(case.x, case.weights, "cuda")
+    with pytest.raises(ValueError, match="float64 on .* and torch.float32 on"):
+        case.op(case.x, [weight.float() for weight in case.weights])
+    for implementation in ("reference", "triton"):
+        with pytest.raises(AssertionError, match="'fp8' is none of"):
+            case.op(case.x, case.weights, implementation, "fp8")
+    with pytest.raises(AssertionError, match="share rows"):
+        case._replace(starts=((1,), (1,))).op(case.x, case.weights)
+    with pytest.raises(AssertionError, match="behind the last row"):
+        case._replace(starts=((0,), (2,))).op(case.x, case.weights)
+    if not CUDA:
+        monkeypatch.setattr("mosso.kernels.fused.INTERPRETED", False)
+        with pytest.raises(ValueError, match="runs on CUDA devices, and its inputs are on cpu"):
+            case.op(case.x, case.weights)
+    automatic = case.op(case.x, case.weights, "auto")
+    assert torch.equal(automatic, case.op(case.x, case.weights, dispatch.ON_CUDA["path_linear"] if CUDA else "reference"))
