@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from mosso.data.structure import Batch
+from mosso.kernels import reference_neighbor_list
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,17 +132,8 @@ def _row_offsets(rows_E: Tensor, num_rows: int) -> Tensor:
 
 
 def displacements(batch: Batch, senders_E: Tensor, receivers_E: Tensor, shifts_E3: Tensor) -> Tensor:
-    """(E, 3) float64, Angstrom, from sender to receiver.
-
-    Sums are written out, so that an edge rounds the same in a list of any length: a filtered list and a
-    fresh one then agree on which edges are shorter than the cutoff, and an edge and its reverse are
-    exactly opposite.
-    """
-    positions_N3 = batch.positions_N3
-    cell_E33 = batch.cell_B33[batch.system_N[receivers_E]]
-    shifts_E31 = shifts_E3.to(cell_E33.dtype).unsqueeze(-1)
-    translation_E3 = shifts_E31[:, 0] * cell_E33[:, 0] + shifts_E31[:, 1] * cell_E33[:, 1] + shifts_E31[:, 2] * cell_E33[:, 2]
-    return positions_N3[receivers_E] - positions_N3[senders_E] + translation_E3
+    """(E, 3) float64, Angstrom, from sender to receiver; see ``reference_neighbor_list.displacements``."""
+    return reference_neighbor_list.displacements(batch.positions_N3, batch.cell_B33, batch.system_N, senders_E, receivers_E, shifts_E3)
 
 
 def edge_vectors(batch: Batch, graph: Graph) -> Tensor:

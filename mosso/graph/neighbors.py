@@ -145,7 +145,7 @@ def _wrap(batch: Batch, system: int) -> _Wrapped:
         bad = int((~finite_N).nonzero()[0, 0])
         raise ValueError(f"Position of atom {bad} of system {system} is not finite: check the structure, or take a shorter time step.")
     pbc = batch.pbc_B3[system].cpu().numpy()
-    cell, transform = _reduce(batch.cell_B33[system].detach().cpu().numpy(), pbc)
+    cell, transform = reduce_lattice(batch.cell_B33[system].detach().cpu().numpy(), pbc)
     if pbc.any() and np.linalg.norm(cell[pbc], axis=1).min() < MIN_DISTANCE:
         raise ValueError(_overlap_message(batch, start, start, float(np.linalg.norm(cell[pbc], axis=1).min())))
     cell_33 = positions_N3.new_tensor(cell)
@@ -155,7 +155,7 @@ def _wrap(batch: Batch, system: int) -> _Wrapped:
     return _Wrapped(positions_N3 - wraps_N3 @ cell_33, wraps_N3.to(torch.int64), cell, pbc, transform)
 
 
-def _reduce(cell: np.ndarray, pbc: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def reduce_lattice(cell: np.ndarray, pbc: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The lattice by its shortest vectors (Minkowski), completed by unit vectors normal to them; and the transform.
 
     Skewed cells have small heights and need many images; the same lattice in short vectors needs few.

@@ -14,6 +14,13 @@ from mosso.graph.neighbors import Method, check_cutoff, edges_within, neighbor_l
 SAFE_SHARE = 1 - 1e-6
 
 
+def check_skin(skin: float) -> float:
+    """The skin (A) as a float; a ValueError unless it is finite and not negative."""
+    if not (math.isfinite(skin) and skin >= 0):
+        raise ValueError(f"The skin is {skin}: give a length of zero or more in Angstrom.")
+    return float(skin)
+
+
 @dataclass(frozen=True, eq=False)
 class _Built:
     """A list at cutoff + skin and the state it was built for."""
@@ -42,10 +49,7 @@ class VerletList:
     """
 
     def __init__(self, cutoff: float, skin: float, method: Method = "auto") -> None:
-        if not (math.isfinite(skin) and skin >= 0):
-            raise ValueError(f"The skin is {skin}: give a length of zero or more in Angstrom.")
-        self.cutoff = check_cutoff(cutoff)
-        self.skin = float(skin)
+        self.cutoff, self.skin = check_cutoff(cutoff), check_skin(skin)
         self.method: Method = method
         self.num_builds = 0
         self._built: _Built | None = None

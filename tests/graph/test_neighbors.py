@@ -168,7 +168,7 @@ def test_extreme_skew_needs_few_images() -> None:
 def test_three_vectors_whose_sum_is_short() -> None:
     """Each pair is as short as it gets, the three together are not: the search must take the sum of all as a vector."""
     cell = np.array([[300.0, 0.0, 1.0], [-150.0, 150.0 * np.sqrt(3), 1.0], [-150.0, -150.0 * np.sqrt(3), 1.0]])
-    reduced, transform = neighbors._reduce(cell, np.ones(3, dtype=bool))
+    reduced, transform = neighbors.reduce_lattice(cell, np.ones(3, dtype=bool))
     assert np.allclose(transform @ cell, reduced) and abs(round(np.linalg.det(transform))) == 1
     assert np.linalg.norm(reduced, axis=1).min() == pytest.approx(3.0)
 

@@ -1,0 +1,208 @@
+"""Neighbour list in buffers of fixed size on the device of the batch, so that a captured loop can rebuild and filter it.
+
+As in verlet.py, one search serves many steps because it looks further than the cutoff by a skin. Nothing here waits for the
+host: what went wrong is written to flags on the device, and whoever runs the loop reads them when it suits and repeats the
+steps since the last good state.
+"""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mosso.data.structure import Batch
+from mosso.graph.graph import Graph, displacements, edge_vectors
+from mosso.graph.neighbors import check_cutoff, edges_within, neighbor_list, reduce_lattice
+from mosso.graph.verlet import SAFE_SHARE, check_skin
+from mosso.kernels import reference_neighbor_list as reference
+from mosso.kernels.reference_neighbor_list import CANDIDATES, EDGES, MOVED, Candidates, Edges, Report
+
+__all__ = ["CANDIDATES", "EDGES", "MOVED", "Counts", "DeviceList"]
+
+# Room beyond what was counted, so that a liquid does not outgrow its buffers every few steps.
+HEADROOM = 1.2
+# And a few more, because small numbers fluctuate most.
+EXTRA = 32
+
+
+class Counts(NamedTuple):
+    """Numbers of edges and of candidates."""
+
+    edges: int
+    candidates: int
+
+
+class DeviceList:
+    """Neighbour lists of the same atoms as they move, without the host, of static shapes.
+
+    ``rebuild`` finds the candidates, all pairs closer than cutoff + skin; ``graph`` keeps those that are closer than the
+    cutoff now. On the CPU the search is vesin's.
+
+    Args:
+        batch: the atoms; numbers, systems and pbc stay, positions and cells may change.
+        cutoff: Angstrom.
+        skin: Angstrom.
+        edge_capacity, candidate_capacity: room in the buffers; more than the batch needs by a fifth where None.
+
+    Attributes:
+        flags: (1,) int32 on the device, bits that stay until ``reset``. MOVED: since the rebuild atoms moved or the cell
+            changed so much that edges may be missing. EDGES, CANDIDATES: there were more than the capacity, and the graph
+            was left empty. A graph is right if no bit is set after it was made.
+
+    Raises:
+        ValueError: unusable cutoff or skin; where the host searches, also what ``neighbor_list`` refuses.
+    """
+
+    def __init__(
+        self,
+        batch: Batch,
+        cutoff: float,
+        skin: float,
+        edge_capacity: int | None = None,
+        candidate_capacity: int | None = None,
+    ) -> None:
+        self.cutoff, self.skin = check_cutoff(cutoff), check_skin(skin)
+        if edge_capacity is None or candidate_capacity is None:
+            room = _with_headroom(_count(batch, self.cutoff, self.skin))
+            edge_capacity = room.edges if edge_capacity is None else edge_capacity
+            candidate_capacity = room.candidates if candidate_capacity is None else candidate_capacity
+        self.capacity = Counts(edge_capacity, candidate_capacity) if batch.num_atoms else Counts(0, 0)
+        self._offsets = batch.offsets
+        self._open_B31 = ~batch.pbc_B3.unsqueeze(-1)
+        self._normals_B33 = _normals(batch)
+        self._candidates = _no_candidates(batch, self.capacity.candidates)
+        self._edges = _no_edges(batch, self.capacity.edges)
+        device = batch.positions_N3.device
+        self._report = Report(torch.zeros(1, dtype=torch.int32, device=device), torch.zeros(2, dtype=torch.int64, device=device))
+        self._built = False
+
+    @property
+    def flags(self) -> Tensor:
+        return self._report.flags
+
+    @torch.no_grad()
+    def rebuild(self, batch: Batch) -> None:
+        """Find all pairs closer than cutoff + skin, nearest first for each receiver, then by sender and shift."""
+        self._check(batch)
+        candidates = self._candidates
+        candidates.positions_N3.copy_(batch.positions_N3)
+        candidates.cell_B33.copy_(batch.cell_B33)
+        complete_B33 = torch.where(self._open_B31, self._normals_B33, batch.cell_B33)
+        candidates.inverse_B33.copy_(_inverse(complete_B33).masked_fill(self._open_B31.mT, 0.0))
+        self._search_on_host(batch)
+        self._built = True
+
+    @torch.no_grad()
+    def graph(self, batch: Batch) -> Graph:
+        """The edges of ``batch`` strictly shorter than the cutoff, padded, in the same buffers at every call.
+
+        The order is that of the candidates: as near as the atoms were at the rebuild. How many edges are real is known
+        on the device only, as ``receiver_offsets[-1]``; ``num_edges`` is 0.
+        """
+        self._check(batch)
+        if not self._built:
+            raise ValueError("There is no list to take edges from yet: call rebuild first.")
+        reach = self.cutoff + SAFE_SHARE * self.skin
+        state = (batch.positions_N3, batch.cell_B33, batch.system_N)
+        reference.select_edges(*state, self._candidates, self.cutoff, reach, self._edges, self._report)
+        edges = self._edges
+        return Graph(
+            senders_E=edges.senders_E,
+            receivers_E=edges.receivers_E,
+            shifts_E3=edges.shifts_E3,
+            receiver_offsets=edges.offsets,
+            transpose_E=edges.transpose_E,
+            sender_offsets=edges.offsets,
+            num_edges=0,
+            cutoff=self.cutoff,
+        )
+
+    def reset(self) -> None:
+        """Forget the flags and what was needed."""
+        self._report.flags.zero_()
+        self._report.most.zero_()
+
+    def needed(self) -> Counts:
+        """The largest numbers since ``reset``, whether they fitted or not; waits for the device."""
+        return Counts(*self._report.most.tolist())
+
+    def grown(self, batch: Batch) -> "DeviceList":
+        """A new list, not built yet, with room for ``batch`` and for what was needed here; waits for the device."""
+        rooms = (self.capacity, _with_headroom(self.needed()), _with_headroom(_count(batch, self.cutoff, self.skin)))
+        return DeviceList(batch, self.cutoff, self.skin, *(max(sizes) for sizes in zip(*rooms, strict=True)))
+
+    def _check(self, batch: Batch) -> None:
+        if batch.offsets != self._offsets:
+            raise ValueError("The batch has other systems than the one this list was made for: make a new list.")
+
+    def _search_on_host(self, batch: Batch) -> None:
+        found, candidates = neighbor_list(batch, self.cutoff + self.skin), self._candidates
+        self._report.ask(1, found.receiver_offsets[-1])
+        self._report.add(CANDIDATES, found.receiver_offsets[-1] > self.capacity.candidates)
+        if found.num_edges > self.capacity.candidates:
+            candidates.offsets.zero_()
+            return
+        vectors_E3 = displacements(batch, found.senders_E, found.receivers_E, found.shifts_E3)
+        x, y, z = vectors_E3.unbind(1)
+        order_E = torch.argsort(x * x + y * y + z * z, stable=True)
+        order_E = order_E[torch.argsort(found.receivers_E[order_E], stable=True)]
+        sorted_graph = Graph.from_sorted(
+            found.senders_E[order_E], found.receivers_E[order_E], found.shifts_E3[order_E], batch.num_atoms, found.cutoff
+        ).padded(self.capacity.candidates)
+        candidates.senders_C.copy_(sorted_graph.senders_E)
+        candidates.receivers_C.copy_(sorted_graph.receivers_E)
+        candidates.shifts_C3.copy_(sorted_graph.shifts_E3)
+        candidates.offsets.copy_(sorted_graph.receiver_offsets)
+        candidates.outgoing_C.copy_(sorted_graph.transpose_E)
+
+
+def _count(batch: Batch, cutoff: float, skin: float) -> Counts:
+    found = neighbor_list(batch, cutoff + skin)
+    near_E = edges_within(edge_vectors(batch, found), found.senders_E, found.receivers_E, batch, cutoff)
+    return Counts(int(near_E.sum()), found.num_edges)
+
+
+def _with_headroom(counts: Counts) -> Counts:
+    return Counts(*(math.ceil(HEADROOM * count) + EXTRA for count in counts))
+
+
+def _no_candidates(batch: Batch, capacity: int) -> Candidates:
+    last = batch.system_N.new_full((capacity,), batch.num_atoms - 1, dtype=torch.int32)
+    return Candidates(
+        senders_C=last,
+        receivers_C=last.clone(),
+        shifts_C3=last.new_zeros(capacity, 3),
+        offsets=batch.system_N.new_zeros(batch.num_atoms + 1),
+        outgoing_C=torch.arange(capacity, dtype=torch.int32, device=last.device),
+        positions_N3=torch.zeros_like(batch.positions_N3),
+        cell_B33=torch.zeros_like(batch.cell_B33),
+        inverse_B33=torch.zeros_like(batch.cell_B33),
+    )
+
+
+def _no_edges(batch: Batch, capacity: int) -> Edges:
+    ends = batch.system_N.new_full((2, capacity), batch.num_atoms - 1)
+    return Edges(
+        senders_E=ends[0],
+        receivers_E=ends[1],
+        shifts_E3=ends.new_zeros(capacity, 3),
+        offsets=ends.new_zeros(batch.num_atoms + 1),
+        transpose_E=torch.arange(capacity, device=ends.device),
+    )
+
+
+def _normals(batch: Batch) -> Tensor:
+    """(B, 3, 3), rows of open directions: unit vectors that complete the lattice of the periodic ones."""
+    cells, pbc = batch.cell_B33.cpu().numpy(), batch.pbc_B3.cpu().numpy()
+    complete = [reduce_lattice(cell, periodic)[0] for cell, periodic in zip(cells, pbc, strict=True)]
+    return batch.cell_B33.new_tensor(np.array(complete).reshape(-1, 3, 3))
+
+
+def _inverse(cell_B33: Tensor) -> Tensor:
+    """(B, 3, 3) by cross products: torch's own inverse waits for the device to report singular matrices."""
+    a, b, c = cell_B33.unbind(1)
+    columns = [torch.linalg.cross(first, second) for first, second in ((b, c), (c, a), (a, b))]
+    volume_B11 = (a * columns[0]).sum(1)[:, None, None]
+    return torch.stack(columns, dim=2) / volume_B11
