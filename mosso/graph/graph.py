@@ -3,8 +3,9 @@
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from mosso import kernels
 from mosso.data.structure import Batch
 from mosso.kernels import reference_neighbor_list
 
@@ -138,10 +139,6 @@ def displacements(batch: Batch, senders_E: Tensor, receivers_E: Tensor, shifts_E
 
 def edge_vectors(batch: Batch, graph: Graph) -> Tensor:
     """(E, 3) float64, Angstrom, from sender to receiver; padding edges get (cutoff, 0, 0)."""
-    vectors_E3 = displacements(batch, graph.senders_E, graph.receivers_E, graph.shifts_E3)
-    if graph.num_edges == graph.capacity:
-        return vectors_E3
     # How many edges are real is read on the device, so that a captured step sees the edges of today.
-    real_E1 = (torch.arange(graph.capacity, device=vectors_E3.device) < graph.receiver_offsets[-1]).unsqueeze(1)
-    padding_13 = nn.functional.pad(vectors_E3.new_full((1, 1), graph.cutoff), (0, 2))
-    return torch.where(real_E1, vectors_E3, padding_13)
+    edges = (graph.senders_E, graph.receivers_E, graph.shifts_E3, graph.receiver_offsets)
+    return kernels.edge_vectors(batch.positions_N3, batch.cell_B33, batch.system_N, *edges, graph.cutoff)

@@ -3,6 +3,7 @@
 from mosso.kernels.dispatch import (
     edge_convolution,
     edge_features,
+    edge_vectors,
     path_linear,
     radial_moments,
     species_path_linear,
@@ -20,6 +21,7 @@ __all__ = [
     "SpeciesGroups",
     "edge_convolution",
     "edge_features",
+    "edge_vectors",
     "fold_contraction",
     "path_linear",
     "radial_mlp",

@@ -48,6 +48,7 @@ def _device_obstacle(device: str) -> str | None:
 ON_CUDA = {
     "edge_convolution": "triton",
     "edge_features": "triton",
+    "edge_vectors": "triton",
     "path_linear": "triton",
     "radial_moments": "triton",
     "species_path_linear": "triton",
@@ -208,3 +209,26 @@ def species_path_linear(
     from mosso.kernels.fused import path_linear as fused
 
     return fused.species_path_linear(x_NKC, weights, degrees, starts, groups, matmul)
+
+
+def edge_vectors(
+    positions_N3: Tensor,
+    cell_B33: Tensor,
+    system_N: Tensor,
+    senders_E: Tensor,
+    receivers_E: Tensor,
+    shifts_E3: Tensor,
+    receiver_offsets: Tensor,
+    cutoff: float,
+    implementation: str = "auto",
+) -> Tensor:
+    """(E, 3): see ``reference.edge_vectors``; ``implementation`` is auto, reference or triton (not differentiable)."""
+    arguments = (positions_N3, cell_B33, system_N, senders_E, receivers_E, shifts_E3, receiver_offsets, cutoff)
+    differentiated = torch.is_grad_enabled() and (positions_N3.requires_grad or cell_B33.requires_grad)
+    if implementation == "auto" and differentiated:
+        implementation = "reference"
+    if choose(implementation, "edge_vectors", positions_N3, cell_B33) == "reference":
+        return reference.edge_vectors(*arguments)
+    from mosso.kernels.fused import edge_vectors as fused
+
+    return fused.edge_vectors(*arguments)

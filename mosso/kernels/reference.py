@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from mosso.kernels.reference_neighbor_list import displacements
 from mosso.math.coupling import ContractionTable, CouplingPath
 from mosso.math.harmonics import spherical_harmonics
 from mosso.precision import MATMULS
@@ -182,6 +183,23 @@ def edge_convolution(
         weighted_EIC = x_by_degree[path.l_in] * weight_EC.unsqueeze(1)
         sums.append(segment_sum(coupled_EKI @ weighted_EIC, rows_E, num_nodes + 1)[:num_nodes])
     return torch.cat(sums, dim=1)
+
+
+def edge_vectors(
+    positions_N3: Tensor,
+    cell_B33: Tensor,
+    system_N: Tensor,
+    senders_E: Tensor,
+    receivers_E: Tensor,
+    shifts_E3: Tensor,
+    receiver_offsets: Tensor,
+    cutoff: float,
+) -> Tensor:
+    """(E, 3) float64: ``displacements``, and (cutoff, 0, 0) for the padding behind receiver_offsets[-1]."""
+    vectors_E3 = displacements(positions_N3, cell_B33, system_N, senders_E, receivers_E, shifts_E3)
+    real_E1 = (torch.arange(senders_E.shape[0], device=vectors_E3.device) < receiver_offsets[-1]).unsqueeze(1)
+    padding_13 = nn.functional.pad(vectors_E3.new_full((1, 1), cutoff), (0, 2))
+    return torch.where(real_E1, vectors_E3, padding_13)
 
 
 def edge_features(vectors_E3: Tensor, max_ell: int, r_max: float, num_intervals: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:

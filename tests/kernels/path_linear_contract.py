@@ -195,7 +195,7 @@ def test_non_contiguous_inputs(num_species: int) -> None:
     case = make_case((0, 1), ((0,), (1,)), (6, 4, 3), num_species=num_species)
     strided = case._replace(x=spread(case.x), weights=[spread(weight) for weight in case.weights])
     if case.groups is not None:
-        strided = strided._replace(groups=kernels.SpeciesGroups(*(spread(t) for t in case.groups)))
+        strided = strided._replace(groups=kernels.SpeciesGroups(*(spread(t) if isinstance(t, Tensor) else t for t in case.groups)))
         assert not strided.groups.order_N.is_contiguous()
     assert not any(t.is_contiguous() for t in (strided.x, *strided.weights))
     check(strided, (torch.float64,))
