@@ -1,6 +1,6 @@
 """Ops on tensors. Models call these names; dispatch.py decides which implementation runs."""
 
-from mosso.kernels.dispatch import edge_convolution, edge_features, radial_moments, symmetric_contraction
+from mosso.kernels.dispatch import edge_convolution, edge_features, edge_forces, radial_moments, symmetric_contraction
 from mosso.kernels.reference import (
     SpeciesGroups,
     fold_contraction,
@@ -15,6 +15,7 @@ __all__ = [
     "SpeciesGroups",
     "edge_convolution",
     "edge_features",
+    "edge_forces",
     "fold_contraction",
     "linear",
     "radial_mlp",

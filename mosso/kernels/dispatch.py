@@ -45,7 +45,13 @@ def _device_obstacle(device: str) -> str | None:
 
 
 # What ``auto`` runs on CUDA devices. A Triton op moves in here once its errors and times on a GPU stand in docs/kernels.md.
-ON_CUDA = {"edge_convolution": "reference", "symmetric_contraction": "reference", "edge_features": "triton", "radial_moments": "triton"}
+ON_CUDA = {
+    "edge_convolution": "reference",
+    "symmetric_contraction": "reference",
+    "edge_features": "triton",
+    "radial_moments": "triton",
+    "edge_forces": "triton",
+}
 
 
 @contextmanager
@@ -140,3 +146,29 @@ def edge_features(
     from mosso.kernels.fused import edge_features as fused
 
     return fused.edge_features(vectors_E3, max_ell, r_max, num_intervals, dtype)
+
+
+def edge_forces(
+    gradient_E3: Tensor,
+    vectors_E3: Tensor,
+    receiver_offsets: Tensor,
+    transpose_E: Tensor,
+    sender_offsets: Tensor,
+    need_virial: bool,
+    implementation: str = "auto",
+) -> tuple[Tensor, Tensor | None]:
+    """(N, 3) and (N, 3, 3) or None: see ``reference.edge_forces``; ``implementation`` is auto, reference or triton (not differentiable).
+
+    ``auto`` takes the reference for forces that are differentiated again, as in training.
+    """
+    arguments = (gradient_E3, vectors_E3, receiver_offsets, transpose_E, sender_offsets, need_virial)
+    chosen = choose(implementation, "edge_forces", gradient_E3, vectors_E3)
+    if torch.is_grad_enabled() and (gradient_E3.requires_grad or (need_virial and vectors_E3.requires_grad)):
+        if implementation == "triton":
+            raise ValueError("edge_forces in triton has no derivatives: the reference implementation gives them.")
+        chosen = "reference"
+    if chosen == "reference":
+        return reference.edge_forces(*arguments)
+    from mosso.kernels.fused import edge_forces as fused
+
+    return fused.edge_forces(*arguments)
