@@ -3,6 +3,7 @@
 from mosso.kernels.dispatch import (
     edge_convolution,
     edge_features,
+    edge_forces,
     edge_vectors,
     path_linear,
     radial_moments,
@@ -21,6 +22,7 @@ __all__ = [
     "SpeciesGroups",
     "edge_convolution",
     "edge_features",
+    "edge_forces",
     "edge_vectors",
     "fold_contraction",
     "path_linear",

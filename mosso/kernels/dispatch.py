@@ -48,6 +48,7 @@ def _device_obstacle(device: str) -> str | None:
 ON_CUDA = {
     "edge_convolution": "triton",
     "edge_features": "triton",
+    "edge_forces": "triton",
     "edge_vectors": "triton",
     "path_linear": "triton",
     "radial_moments": "triton",
@@ -232,3 +233,29 @@ def edge_vectors(
     from mosso.kernels.fused import edge_vectors as fused
 
     return fused.edge_vectors(*arguments)
+
+
+def edge_forces(
+    gradient_E3: Tensor,
+    vectors_E3: Tensor,
+    receiver_offsets: Tensor,
+    transpose_E: Tensor,
+    sender_offsets: Tensor,
+    need_virial: bool,
+    implementation: str = "auto",
+) -> tuple[Tensor, Tensor | None]:
+    """(N, 3) and (N, 3, 3) or None: see ``reference.edge_forces``; ``implementation`` is auto, reference or triton (not differentiable).
+
+    ``auto`` takes the reference for forces that are differentiated again, as in training.
+    """
+    arguments = (gradient_E3, vectors_E3, receiver_offsets, transpose_E, sender_offsets, need_virial)
+    chosen = choose(implementation, "edge_forces", gradient_E3, vectors_E3)
+    if torch.is_grad_enabled() and (gradient_E3.requires_grad or (need_virial and vectors_E3.requires_grad)):
+        if implementation == "triton":
+            raise ValueError("edge_forces in triton has no derivatives: the reference implementation gives them.")
+        chosen = "reference"
+    if chosen == "reference":
+        return reference.edge_forces(*arguments)
+    from mosso.kernels.fused import edge_forces as fused
+
+    return fused.edge_forces(*arguments)

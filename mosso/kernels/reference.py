@@ -279,6 +279,30 @@ def radial_moments(
     return sums.unflatten(0, (num_nodes, num_species)).transpose(1, 2)
 
 
+def edge_forces(
+    gradient_E3: Tensor, vectors_E3: Tensor, receiver_offsets: Tensor, transpose_E: Tensor, sender_offsets: Tensor, need_virial: bool
+) -> tuple[Tensor, Tensor | None]:
+    """(N, 3) forces and, if needed, (N, 3, 3) virials of atoms, from the derivative g = dE/dr of the energy by every edge vector.
+
+    The force on an atom is the sum of g over its outgoing edges minus the sum over its incoming ones; its virial, its part of
+    -dE/d(strain), is the sum of -r g^T / 2 over both. Edges and their offsets as in ``edge_convolution``; padding adds nothing.
+    """
+    num_nodes = receiver_offsets.shape[0] - 1
+    edges = torch.arange(gradient_E3.shape[0], device=gradient_E3.device)
+    # Padding is behind the last offset and so goes to a row of its own, which is dropped.
+    receivers_E, senders_E = (torch.searchsorted(offsets, edges, right=True) - 1 for offsets in (receiver_offsets, sender_offsets))
+
+    def sums(values_E: Tensor) -> tuple[Tensor, Tensor]:
+        outgoing = segment_sum(values_E.index_select(0, transpose_E), senders_E, num_nodes + 1)
+        return outgoing[:num_nodes], segment_sum(values_E, receivers_E, num_nodes + 1)[:num_nodes]
+
+    outgoing_N3, incoming_N3 = sums(gradient_E3)
+    if not need_virial:
+        return outgoing_N3 - incoming_N3, None
+    outgoing_N33, incoming_N33 = sums(-0.5 * vectors_E3.unsqueeze(2) * gradient_E3.unsqueeze(1))
+    return outgoing_N3 - incoming_N3, outgoing_N33 + incoming_N33
+
+
 @lru_cache(maxsize=1024)
 def _coupling(path: CouplingPath, dtype: torch.dtype, device: torch.device) -> Tensor:
     """(2 l_edge + 1, 2 l_out + 1, 2 l_in + 1) coupling of a path as a tensor, uploaded once."""

@@ -68,18 +68,19 @@ def evaluate(
     """Energy and, from one backward pass to the edge vectors, forces, stress and per-atom virials.
 
     With g = dE/dr of each edge (r from sender to receiver): the force on an atom is the sum of g over its outgoing
-    edges minus the sum over its incoming ones, and the strain derivative of the energy is the sum of r g^T.
+    edges minus the sum over its incoming ones, and the strain derivative of the energy is the sum of r g^T
+    (``kernels.edge_forces``).
     """
     differentiate = forces or stress or virials
     with torch.set_grad_enabled(differentiate):
         vectors_E3 = edge_vectors(batch, graph).detach().requires_grad_(differentiate)
         node_energy_N = model(vectors_E3, species_N, graph, head, groups).energy_N
         energy_B = kernels.segment_sum(node_energy_N, batch.system_N, batch.num_systems)
-    gradient_E3 = edge_gradient(energy_B.sum(), vectors_E3) if differentiate else None
-    vectors_E3 = vectors_E3.detach()
-    stress_B33 = virials_N33 = None
-    if gradient_E3 is not None and (stress or virials):
-        virials_N33 = node_virials(gradient_E3, vectors_E3, graph, batch.num_atoms)
+    forces_N3 = stress_B33 = virials_N33 = None
+    if differentiate:
+        gradient_E3 = edge_gradient(energy_B.sum(), vectors_E3)
+        forces_N3, virials_N33 = kernels.edge_forces(gradient_E3, vectors_E3.detach(), *graph.rows[2:], need_virial=stress or virials)
+    if virials_N33 is not None and stress:
         # One short sum per atom first, so that no single 3x3 collects a million edges one after the other.
         strain_B33 = -kernels.segment_sum(virials_N33, batch.system_N, batch.num_systems)
         volume_B11 = batch.volume_B.view(-1, 1, 1)
@@ -88,7 +89,7 @@ def evaluate(
     return Output(
         energy=energy_B.detach(),
         node_energies=node_energy_N.detach(),
-        forces=forces_from_edges(gradient_E3, graph, batch.num_atoms) if forces and gradient_E3 is not None else None,
+        forces=forces_N3 if forces else None,
         stress=stress_B33 if stress else None,
         virials=virials_N33 if virials else None,
         precision=precision,
@@ -102,19 +103,6 @@ def edge_gradient(energy: Tensor, vectors_E3: Tensor, create_graph: bool = False
         return torch.zeros_like(vectors_E3)
     (gradient,) = torch.autograd.grad(energy, vectors_E3, create_graph=create_graph, allow_unused=True)
     return torch.zeros_like(vectors_E3) if gradient is None else gradient
-
-
-def forces_from_edges(gradient_E3: Tensor, graph: Graph, num_atoms: int) -> Tensor:
-    """(N, 3) forces, eV/Angstrom, from dE/dr of every edge."""
-    outgoing = kernels.segment_sum(gradient_E3, graph.senders_E, num_atoms)
-    return outgoing - kernels.segment_sum(gradient_E3, graph.receivers_E, num_atoms)
-
-
-def node_virials(gradient_E3: Tensor, vectors_E3: Tensor, graph: Graph, num_atoms: int) -> Tensor:
-    """(N, 3, 3) per-atom virials -dE/d(strain), half of every edge to its sender and half to its receiver."""
-    half_E33 = -0.5 * vectors_E3.unsqueeze(2) * gradient_E3.unsqueeze(1)
-    into = kernels.segment_sum(half_E33, graph.receivers_E, num_atoms)
-    return into + kernels.segment_sum(half_E33, graph.senders_E, num_atoms)
 
 
 def hessian(model: Model, batch: Batch, graph: Graph, species_N: Tensor, *, head: int = 0) -> Tensor:

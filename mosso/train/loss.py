@@ -8,7 +8,7 @@ from torch import Tensor
 
 from mosso import kernels
 from mosso.graph.graph import edge_vectors
-from mosso.models.outputs import edge_gradient, forces_from_edges
+from mosso.models.outputs import edge_gradient
 from mosso.train.config import LossConfig, Stage
 from mosso.train.dataset import LabelledBatch
 
@@ -23,7 +23,8 @@ def predict(model: EnergyModel, labelled: LabelledBatch, training: bool) -> tupl
     batch, graph = labelled.batch, labelled.graph
     vectors_E3 = edge_vectors(batch, graph).requires_grad_()
     energy_B = kernels.segment_sum(model(vectors_E3, labelled.species_N, graph).energy_N, batch.system_N, batch.num_systems)
-    forces_N3 = forces_from_edges(edge_gradient(energy_B.sum(), vectors_E3, create_graph=training), graph, batch.num_atoms)
+    gradient_E3 = edge_gradient(energy_B.sum(), vectors_E3, create_graph=training)
+    forces_N3, _ = kernels.edge_forces(gradient_E3, vectors_E3, *graph.rows[2:], need_virial=False)
     return (energy_B, forces_N3) if training else (energy_B.detach(), forces_N3.detach())
 
 

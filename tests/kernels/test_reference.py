@@ -117,3 +117,27 @@ def test_non_contiguous_inputs() -> None:
 def test_segment_sum_leaves_empty_rows_zero() -> None:
     got = kernels.segment_sum(torch.tensor([[1.0], [2.0], [4.0]]), torch.tensor([0, 3, 3]), 5)
     assert got.flatten().tolist() == [1.0, 0.0, 0.0, 6.0, 0.0]
+
+
+def test_edge_forces_against_a_loop() -> None:
+    """From the definition, with padding that holds NaN."""
+    nodes, edges, padding = 4, 11, 3
+    graph = Graph.from_edges(
+        *torch.randint(nodes, (2, edges), generator=torch.Generator().manual_seed(3)), torch.zeros(edges, 3, dtype=torch.int64), nodes, 1.0
+    )
+    gradient, vectors = rand(edges, 3), rand(edges, 3, seed=1)
+    forces, virials = torch.zeros(nodes, 3, dtype=torch.float64), torch.zeros(nodes, 3, 3, dtype=torch.float64)
+    for g, r, sender, receiver in zip(gradient, vectors, graph.senders_E, graph.receivers_E, strict=True):
+        forces[sender] += g
+        forces[receiver] -= g
+        virials[sender] -= 0.5 * torch.outer(r, g)
+        virials[receiver] -= 0.5 * torch.outer(r, g)
+    nan = torch.full((padding, 3), torch.nan, dtype=torch.float64)
+    padded = graph.padded(edges + padding).rows[2:]
+    for need_virial in (True, False):
+        got = kernels.edge_forces(torch.cat([gradient, nan]), torch.cat([vectors, nan]), *padded, need_virial)
+        torch.testing.assert_close(got[0], forces)
+        if need_virial:
+            torch.testing.assert_close(got[1], virials)
+        else:
+            assert got[1] is None

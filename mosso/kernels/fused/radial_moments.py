@@ -149,7 +149,8 @@ def _moments_backward(
         phi, slope = _radial(features, rows, table, edge, live, J, K, PAD_K)
         harmonics = _harmonics(features, edge, live, J, PAD_J)
         of_phi = tl.dot(harmonics, g_JK, input_precision=PRECISION, out_dtype=g.dtype.element_ty)
-        of_harmonics = tl.dot(phi, tl.trans(g_JK), input_precision=PRECISION, out_dtype=g.dtype.element_ty)
+        # g phi^T and then its transpose takes fewer registers than phi g^T.
+        of_harmonics = tl.trans(tl.dot(g_JK, tl.trans(phi), input_precision=PRECISION, out_dtype=g.dtype.element_ty))
         of_position = tl.sum(of_phi * slope, axis=1)
         grad = tl.where(column == 0, of_position[:, None], of_harmonics)
         tl.store(grad_features + edge[:, None] * J + column, grad, mask=live[:, None] & (column < J))
