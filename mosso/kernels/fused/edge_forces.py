@@ -10,7 +10,7 @@ import triton.language as tl
 from torch import Tensor
 
 from mosso.kernels.fused import FINGERPRINT
-from mosso.kernels.fused.edge_convolution import _launch, _register
+from mosso.kernels.fused.launch import launch, register
 
 BLOCK = 128  # edges of either direction that are under way together
 
@@ -67,7 +67,7 @@ def _fake(gradient, vectors, receiver_offsets, transpose, sender_offsets, need_v
     return _empty(gradient, receiver_offsets.shape[0] - 1, need_virial)
 
 
-@_register("edge_forces", _fake)
+@register("edge_forces", _fake)
 def _edge_forces(
     gradient: Tensor,
     vectors: Tensor,
@@ -84,7 +84,7 @@ def _edge_forces(
     forces, virials = _empty(gradient, num_nodes, need_virial)
     tensors = (gradient, vectors, receiver_offsets, transpose, sender_offsets)
     constants = {"NEED_VIRIAL": need_virial, "BLOCK": BLOCK, "num_warps": BLOCK // 32}
-    _launch(_assemble, (num_nodes,), *(t.contiguous() for t in tensors), forces, virials, **constants)
+    launch(_assemble, (num_nodes,), *(t.contiguous() for t in tensors), forces, virials, **constants)
     return forces, virials
 
 
