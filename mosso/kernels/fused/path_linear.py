@@ -143,7 +143,7 @@ def _table(layout: Layout, mirrored: bool) -> tuple[tuple[int, ...], int]:
     return tuple(numbers), 6 + longest
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_atoms"])
 def _mix(
     x,
     w0,
