@@ -185,14 +185,17 @@ def path_linear(
     degrees: tuple[int, ...],
     starts: tuple[tuple[int, ...], ...],
     matmul: str = "ieee",
+    bias_SD: Tensor | None = None,
+    species_N: Tensor | None = None,
     implementation: str = "auto",
 ) -> Tensor:
     """(N, M, D): see ``reference.path_linear``; ``implementation`` is auto, reference or triton."""
-    if choose(implementation, "path_linear", x_NKC, *weights) == "reference":
-        return reference.path_linear(x_NKC, weights, degrees, starts, matmul)
+    bias = () if bias_SD is None else (bias_SD,)
+    if choose(implementation, "path_linear", x_NKC, *weights, *bias) == "reference":
+        return reference.path_linear(x_NKC, weights, degrees, starts, matmul, bias_SD, species_N)
     from mosso.kernels.fused import path_linear as fused
 
-    return fused.path_linear(x_NKC, weights, degrees, starts, matmul)
+    return fused.path_linear(x_NKC, weights, degrees, starts, matmul, bias_SD, species_N)
 
 
 def species_path_linear(
@@ -202,14 +205,16 @@ def species_path_linear(
     starts: tuple[tuple[int, ...], ...],
     groups: reference.SpeciesGroups,
     matmul: str = "ieee",
+    bias_SD: Tensor | None = None,
     implementation: str = "auto",
 ) -> Tensor:
     """(N, M, D): see ``reference.species_path_linear``; ``implementation`` is auto, reference or triton."""
-    if choose(implementation, "species_path_linear", x_NKC, *weights) == "reference":
-        return reference.species_path_linear(x_NKC, weights, degrees, starts, groups, matmul)
+    bias = () if bias_SD is None else (bias_SD,)
+    if choose(implementation, "species_path_linear", x_NKC, *weights, *bias) == "reference":
+        return reference.species_path_linear(x_NKC, weights, degrees, starts, groups, matmul, bias_SD)
     from mosso.kernels.fused import path_linear as fused
 
-    return fused.species_path_linear(x_NKC, weights, degrees, starts, groups, matmul)
+    return fused.species_path_linear(x_NKC, weights, degrees, starts, groups, matmul, bias_SD)
 
 
 def edge_vectors(

@@ -87,7 +87,13 @@ def _species_tiles(present_S: Tensor, counts_S: Tensor) -> Tensor:
 
 
 def path_linear(
-    x_NKC: Tensor, weights: Sequence[Tensor], degrees: tuple[int, ...], starts: tuple[tuple[int, ...], ...], matmul: str = "ieee"
+    x_NKC: Tensor,
+    weights: Sequence[Tensor],
+    degrees: tuple[int, ...],
+    starts: tuple[tuple[int, ...], ...],
+    matmul: str = "ieee",
+    bias_SD: Tensor | None = None,
+    species_N: Tensor | None = None,
 ) -> Tensor:
     """(N, M, D): ``linear`` whose degrees may each have several blocks of input rows, as the paths of a convolution leave them.
 
@@ -99,9 +105,12 @@ def path_linear(
         degrees: of the output, in the order of its rows.
         starts: per degree the first row of each of its blocks of 2 l + 1 rows.
         matmul: one of ``precision.MATMULS``: what the products may be rounded to. The reference never makes use of it.
+        bias_SD: (S, D) by species, added to the row of degree 0.
+        species_N: (N,) int64 species of every atom; wanted where there is a bias.
     """
     assert matmul in MATMULS, f"{matmul!r} is none of {MATMULS}"
-    return torch.cat([part @ weight for part, weight in zip(_blocks(x_NKC, degrees, starts), weights, strict=True)], dim=1)
+    mixed = [part @ weight for part, weight in zip(_blocks(x_NKC, degrees, starts), weights, strict=True)]
+    return torch.cat(_biased(mixed, degrees, bias_SD, species_N), dim=1)
 
 
 def species_path_linear(
@@ -111,6 +120,7 @@ def species_path_linear(
     starts: tuple[tuple[int, ...], ...],
     groups: SpeciesGroups,
     matmul: str = "ieee",
+    bias_SD: Tensor | None = None,
 ) -> Tensor:
     """(N, M, D): ``path_linear`` with weights of each atom's species; weights[i] is (S, blocks * C, D)."""
     assert matmul in MATMULS, f"{matmul!r} is none of {MATMULS}"
@@ -118,8 +128,17 @@ def species_path_linear(
     for part_NMC, weight in zip(_blocks(x_NKC, degrees, starts), weights, strict=True):
         part_SAMC = groups.gather(part_NMC)
         mixed_SBD = part_SAMC.flatten(1, 2) @ weight.index_select(0, groups.present_S)
-        mixed.append(mixed_SBD.view(*part_SAMC.shape[:3], weight.shape[2]))
-    return groups.scatter(torch.cat(mixed, dim=2))
+        mixed.append(groups.scatter(mixed_SBD.view(*part_SAMC.shape[:3], weight.shape[2])))
+    return torch.cat(_biased(mixed, degrees, bias_SD, groups.species_N), dim=1)
+
+
+def _biased(mixed: list[Tensor], degrees: tuple[int, ...], bias_SD: Tensor | None, species_N: Tensor | None) -> list[Tensor]:
+    """The parts of each degree, with the bias of the species in that of degree 0."""
+    if bias_SD is None:
+        return mixed
+    assert species_N is not None, "a bias goes by the species of atoms"
+    bias_N1D = bias_SD.index_select(0, species_N).unsqueeze(1)
+    return [part + bias_N1D if degree == 0 else part for degree, part in zip(degrees, mixed, strict=True)]
 
 
 def _blocks(x_NKC: Tensor, degrees: tuple[int, ...], starts: tuple[tuple[int, ...], ...]) -> list[Tensor]:

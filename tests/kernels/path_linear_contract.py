@@ -6,12 +6,13 @@ anything imports triton: test_path_linear.py starts it in a process of its own.
 
 import itertools
 import os
-from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map
 
 from mosso import kernels
 from mosso.kernels import dispatch
@@ -47,20 +48,29 @@ class Case(NamedTuple):
     degrees: tuple[int, ...]
     starts: tuple[tuple[int, ...], ...]
     groups: kernels.SpeciesGroups | None
+    bias: Tensor | None = None
+    species: Tensor | None = None
 
-    def op(self, x: Tensor, weights: list[Tensor], implementation: str = "triton", matmul: str = "ieee") -> Tensor:
+    @property
+    def inputs(self) -> list[Tensor]:
+        """What has a gradient: x, weights, bias where there is one."""
+        return [self.x, *self.weights, *([] if self.bias is None else [self.bias])]
+
+    def op(self, inputs: Sequence[Tensor], implementation: str = "triton", matmul: str = "ieee") -> Tensor:
+        x, weights, (bias, *_) = inputs[0], inputs[1 : 1 + len(self.degrees)], (*inputs[1 + len(self.degrees) :], None)
         if self.groups is None:
-            return kernels.path_linear(x, weights, self.degrees, self.starts, matmul, implementation)
-        return kernels.species_path_linear(x, weights, self.degrees, self.starts, self.groups, matmul, implementation)
+            return kernels.path_linear(x, weights, self.degrees, self.starts, matmul, bias, self.species, implementation)
+        return kernels.species_path_linear(x, weights, self.degrees, self.starts, self.groups, matmul, bias, implementation)
 
     def run(self, implementation: str, dtype: torch.dtype, matmul: str = "ieee", order: int = 2) -> list[Tensor]:
         """The output and its derivatives up to ``order``, in float64 for comparison."""
-        inputs = [t.to(dtype, copy=True).requires_grad_() for t in (self.x, *self.weights)]
-        out = self.op(inputs[0], inputs[1:], implementation, matmul)
+        inputs = [t.to(dtype, copy=True).requires_grad_() for t in self.inputs]
+        out = self.op(inputs, implementation, matmul)
         results, new = [out], [out]
         for depth in range(order):
             loss = sum((t * cotangent(t, seed=i)).sum() for i, t in enumerate(new))
-            new = list(torch.autograd.grad(loss, inputs, create_graph=depth + 1 < order))
+            # The gradient of the bias is a sum of cotangents: its own gradients are zero.
+            new = list(torch.autograd.grad(loss, inputs, create_graph=depth + 1 < order, materialize_grads=True))
             results += new
             # squares, so that the next derivative depends on every argument again
             new = [t * t for t in new]
@@ -80,8 +90,12 @@ def make_case(
     rows: int = 0,
     num_species: int = 0,
     missing: int | None = None,
+    bias: bool = False,
 ) -> Case:
-    """Random tensors for N atoms, C and D channels; ``rows`` of x where not all are read; no atom has the species ``missing``."""
+    """Random tensors for N atoms, C and D channels; ``rows`` of x where not all are read; no atom has the species ``missing``.
+
+    With ``num_species`` weights depend on them; with ``bias`` there is one, by species.
+    """
     atoms, channels_in, channels_out = sizes
     generator = torch.Generator().manual_seed(sum(sizes) + num_species)
 
@@ -96,7 +110,9 @@ def make_case(
         kinds = torch.tensor([s for s in range(num_species) if s != missing])
         species = kinds[torch.randint(len(kinds), (atoms,), generator=generator)]
         groups = kernels.SpeciesGroups.of(species.to(DEVICE))
-    return Case(rand(atoms, rows or read, channels_in), weights, degrees, starts, groups)
+    kinds = torch.randint(3, (atoms,), generator=generator).to(DEVICE) if groups is None else groups.species_N
+    by_species = (rand(num_species or 3, channels_out), kinds) if bias else (None, None)
+    return Case(rand(atoms, rows or read, channels_in), weights, degrees, starts, groups, *by_species)
 
 
 def check(case: Case, dtypes: tuple[torch.dtype, ...] = (torch.float32, torch.float64), matmul: str = "ieee", order: int = 2) -> None:
@@ -122,6 +138,10 @@ SHAPES: dict[str, Callable[[], Case]] = {
     "many channels in": lambda: make_case((0, 1), ((0,), (1,)), (2, 200, 16)),
     "more rows than one tile": lambda: make_case((0, 1), ((0,), (1, 4)), (70, 5, 3)),
     "one atom": lambda: make_case((0, 1), ((0, 1), (2, 5)), (1, 4, 4)),
+    "bias": lambda: make_case((0, 1), ((0, 1), (2, 5)), (9, 4, 5), bias=True),
+    "bias, scalars last": lambda: make_case((1, 0), ((0, 3), (6,)), (5, 4, 19), bias=True),
+    "bias, no atoms": lambda: make_case((0, 1), ((0,), (1,)), (0, 4, 5), bias=True),
+    "species and bias": lambda: make_case((0, 1), ((0, 1), (2, 5)), (9, 4, 5), num_species=3, bias=True),
     "no atoms": lambda: make_case((0, 1), ((0, 1), (2, 5)), (0, 4, 4)),
     "species": lambda: make_case((0, 1), ((0,), (1,)), (9, 6, 5), num_species=3),
     "species, several blocks": lambda: make_case((0, 1), ((0, 1), (2, 5)), (6, 5, 17), num_species=2),
@@ -192,32 +212,29 @@ def test_rows_that_nobody_reads_may_hold_anything() -> None:
 
 @pytest.mark.parametrize("num_species", [0, 3])
 def test_non_contiguous_inputs(num_species: int) -> None:
-    case = make_case((0, 1), ((0,), (1,)), (6, 4, 3), num_species=num_species)
-    strided = case._replace(x=spread(case.x), weights=[spread(weight) for weight in case.weights])
-    if case.groups is not None:
-        strided = strided._replace(groups=kernels.SpeciesGroups(*(spread(t) if isinstance(t, Tensor) else t for t in case.groups)))
-        assert not strided.groups.order_N.is_contiguous()
-    assert not any(t.is_contiguous() for t in (strided.x, *strided.weights))
+    case = make_case((0, 1), ((0,), (1,)), (6, 4, 3), num_species=num_species, bias=True)
+    strided = Case(*(spread(t) for t in (case.x, case.weights)), case.degrees, case.starts, *(spread(t) for t in case[4:]))
+    assert not any(t.is_contiguous() for t in (*strided.inputs, strided.species))
     check(strided, (torch.float64,))
-    out = case.op(case.x.requires_grad_(), case.weights)
+    out = case.op([case.x.requires_grad_(), *case.inputs[1:]])
     (got,) = torch.autograd.grad(out, case.x, torch.ones((), dtype=torch.float64, device=DEVICE).expand_as(out))
-    (want,) = torch.autograd.grad(case.op(case.x, case.weights, "reference").sum(), case.x)
+    (want,) = torch.autograd.grad(case.op(case.inputs, "reference").sum(), case.x)
     torch.testing.assert_close(got, want)
 
 
-def spread(t: Tensor) -> Tensor:
+def spread(tree: Any) -> Any:
     """The same numbers with a gap between any two."""
-    return torch.stack([t, t], dim=-1)[..., 0]
+    return tree_map(lambda t: torch.stack([t, t], dim=-1)[..., 0] if isinstance(t, Tensor) else t, tree)
 
 
 @pytest.mark.parametrize("num_species", [0, 2])
 def test_only_gradients_that_are_asked_for(num_species: int) -> None:
-    case = make_case((0, 1), ((0,), (1, 4)), (4, 3, 5), num_species=num_species)
+    case = make_case((0, 1), ((0,), (1, 4)), (4, 3, 5), num_species=num_species, bias=True)
     whole = case.run("triton", torch.float64, order=1)[1:]
-    for needed in itertools.product([True, False], repeat=3):
-        inputs = [t.clone().requires_grad_(need) for t, need in zip((case.x, *case.weights), needed, strict=True)]
+    for needed in itertools.product([True, False], repeat=4):
+        inputs = [t.clone().requires_grad_(need) for t, need in zip(case.inputs, needed, strict=True)]
         if any(needed):
-            out = case.op(inputs[0], inputs[1:])
+            out = case.op(inputs)
             out.backward(cotangent(out))
         for t, want, need in zip(inputs, whole, needed, strict=True):
             assert torch.equal(t.grad, want) if need else t.grad is None
@@ -225,14 +242,15 @@ def test_only_gradients_that_are_asked_for(num_species: int) -> None:
 
 @pytest.mark.parametrize("num_species", [0, 2])
 def test_opcheck(num_species: int) -> None:
-    case = make_case((0, 1), ((0,), (2, 5)), (4, 3, 5), rows=8, num_species=num_species)
+    case = make_case((0, 1), ((0,), (2, 5)), (4, 3, 5), rows=8, num_species=num_species, bias=True)
     blocks = fused.Layout.describe(case.degrees, case.starts)
     by_species = (None, None) if case.groups is None else (case.groups.order_N, case.groups.tiles_T3)
     weights = [weight.clone().requires_grad_() for weight in case.weights]
     for mirrored in (False, True):
         rows = num_components(case.degrees) if mirrored else 8
         x = torch.randn(4, rows, 5 if mirrored else 3, dtype=torch.float64, device=DEVICE).requires_grad_()
-        torch.library.opcheck(fused._mixed, (x, weights, *by_species, blocks, 8, mirrored, "ieee"))
+        bias = (None, None) if mirrored else (case.bias.requires_grad_(), case.species)
+        torch.library.opcheck(fused._mixed, (x, weights, *by_species, *bias, blocks, 8, mirrored, "ieee"))
 
 
 class Op(torch.nn.Module):
@@ -240,20 +258,20 @@ class Op(torch.nn.Module):
 
     def __init__(self, case: Case) -> None:
         super().__init__()
-        self.blocks, self.groups = (case.degrees, case.starts), case.groups
+        self.blocks, self.groups, self.species = (case.degrees, case.starts), case.groups, case.species
 
-    def forward(self, x: Tensor, *weights: Tensor) -> Tensor:
+    def forward(self, x: Tensor, first: Tensor, second: Tensor, bias: Tensor) -> Tensor:
         if self.groups is None:
-            return kernels.path_linear(x, weights, *self.blocks, implementation="triton")
-        return kernels.species_path_linear(x, weights, *self.blocks, self.groups, implementation="triton")
+            return kernels.path_linear(x, [first, second], *self.blocks, "ieee", bias, self.species, "triton")
+        return kernels.species_path_linear(x, [first, second], *self.blocks, self.groups, "ieee", bias, "triton")
 
 
 @pytest.mark.parametrize("dynamic", [False, True])
 @pytest.mark.parametrize("num_species", [0, 2])
 @pytest.mark.filterwarnings("ignore")
 def test_compile_and_export(num_species: int, dynamic: bool) -> None:
-    case = make_case((0, 1), ((0,), (1, 4)), (5, 4, 6), num_species=num_species)
-    inputs = [t.requires_grad_() for t in (case.x, *case.weights)]
+    case = make_case((0, 1), ((0,), (1, 4)), (5, 4, 6), num_species=num_species, bias=True)
+    inputs = [t.requires_grad_() for t in case.inputs]
 
     op = Op(case)
     want = op(*inputs)
@@ -270,19 +288,19 @@ def test_compile_and_export(num_species: int, dynamic: bool) -> None:
 def test_asking_for_what_cannot_run(monkeypatch: pytest.MonkeyPatch) -> None:
     case = make_case((0, 1), ((0,), (1,)), (3, 4, 5))
     with pytest.raises(ValueError, match="Unknown implementation 'cuda' of path_linear"):
-        case.op(case.x, case.weights, "cuda")
+        case.op(case.inputs, "cuda")
     with pytest.raises(ValueError, match="float64 on .* and torch.float32 on"):
-        case.op(case.x, [weight.float() for weight in case.weights])
+        case.op([case.x, *(weight.float() for weight in case.weights)])
     for implementation in ("reference", "triton"):
         with pytest.raises(AssertionError, match="'fp8' is none of"):
-            case.op(case.x, case.weights, implementation, "fp8")
+            case.op(case.inputs, implementation, "fp8")
     with pytest.raises(AssertionError, match="share rows"):
-        case._replace(starts=((1,), (1,))).op(case.x, case.weights)
+        case._replace(starts=((1,), (1,))).op(case.inputs)
     with pytest.raises(AssertionError, match="behind the last row"):
-        case._replace(starts=((0,), (2,))).op(case.x, case.weights)
+        case._replace(starts=((0,), (2,))).op(case.inputs)
     if not CUDA:
         monkeypatch.setattr("mosso.kernels.fused.INTERPRETED", False)
         with pytest.raises(ValueError, match="runs on CUDA devices, and its inputs are on cpu"):
-            case.op(case.x, case.weights)
-    automatic = case.op(case.x, case.weights, "auto")
-    assert torch.equal(automatic, case.op(case.x, case.weights, dispatch.ON_CUDA["path_linear"] if CUDA else "reference"))
+            case.op(case.inputs)
+    automatic = case.op(case.inputs, "auto")
+    assert torch.equal(automatic, case.op(case.inputs, dispatch.ON_CUDA["path_linear"] if CUDA else "reference"))

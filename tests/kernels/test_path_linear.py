@@ -50,7 +50,7 @@ def test_captured_in_a_cuda_graph(num_species: int) -> None:
     x, weights = case.x.float().requires_grad_(), [weight.float() for weight in case.weights]
 
     def run() -> list[Tensor]:
-        out = case.op(x, weights, matmul="tf32x3")
+        out = case.op([x, *weights], matmul="tf32x3")
         return [out, *torch.autograd.grad(out.square().sum(), x)]
 
     side = torch.cuda.Stream()
@@ -77,7 +77,7 @@ def test_offsets_past_two_to_the_31(channels: int) -> None:
     assert many.numel() > 2**31
     gradients = []
     for x in (many.requires_grad_(), few.x.float().requires_grad_()):
-        out = few.op(x, weights)
+        out = few.op([x, *weights])
         gradients.append((out[-8:], torch.autograd.grad(out[-8:].square().sum(), x)[0][-8:]))
     for got, want in zip(*gradients, strict=True):
         torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-4)

@@ -6,6 +6,7 @@ degree whose rows are the pairs (n, m) and whose inner index is (b, c). A progra
 reads x where it lies. The form <g, out> is linear in x, w and g; its derivative with respect to x is the same kernel with
 the parts of input and output exchanged ("mirrored"): one product per degree and block, over d instead of (b, c).
 With weights per species the rows of a tile are atoms of one species, found through ``SpeciesGroups.order_N``.
+A bias by species may be added to the rows of degree 0; nothing else depends on it.
 
 N atoms, K rows of x, M rows of the output, C and D their channels, T tiles of atoms of one species.
 """
@@ -40,12 +41,16 @@ class Config(NamedTuple):
     num_stages: int
 
 
-def config(num_rows: int, channels_in: int, channels_out: int, matmul: str, itemsize: int) -> Config:
-    """The largest tiles that still make two programs for each of the 132 multiprocessors of an H200."""
+def config(num_rows: int, channels_in: int, channels_out: int, itemsize: int) -> Config:
+    """The largest tiles that spill nothing on sm_90 and still make two programs for each of the 132 multiprocessors of an H200."""
     columns = min(64, max(16, triton.next_power_of_2(channels_out)))
     depth = min(32, max(16, triton.next_power_of_2(channels_in)))
-    programs = _ceil_div(num_rows, 64) * _ceil_div(channels_out, columns)
-    return Config(64 if programs >= 264 else 32, columns, depth, 4, 3)
+    row_tiles_wanted = _ceil_div(2 * 132, _ceil_div(channels_out, columns))
+    if itemsize == 8 or num_rows < 64 * row_tiles_wanted:
+        return Config(32, columns, depth, 4, 3)
+    if num_rows < 128 * row_tiles_wanted:
+        return Config(64, columns, depth, 4, 3)
+    return Config(128, columns, depth, 8, 3)
 
 
 class Segment(NamedTuple):
@@ -104,6 +109,11 @@ class Layout:
         return num_components(self.degrees)
 
     @property
+    def scalars(self) -> int:
+        """Which row of the output has degree 0."""
+        return num_components(self.degrees[: self.degrees.index(0)])
+
+    @property
     def reads_all(self) -> bool:
         """Whether every row of x belongs to a block."""
         return sum(segment.width for segment in self.segments(mirrored=True)) == self.num_rows
@@ -133,7 +143,7 @@ def _table(layout: Layout, mirrored: bool) -> tuple[tuple[int, ...], int]:
     return tuple(numbers), 6 + longest
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_atoms"])
 def _mix(
     x,
     w0,
@@ -144,11 +154,14 @@ def _mix(
     w5,
     order,
     tiles,
+    bias,
+    species_of_atom,
     out,
     num_atoms,
     TABLE: tl.constexpr,
     FIELDS: tl.constexpr,
-    SPECIES: tl.constexpr,
+    BY_SPECIES: tl.constexpr,
+    BIAS: tl.constexpr,
     TILE: tl.constexpr,
     ROWS_IN: tl.constexpr,
     ROWS_OUT: tl.constexpr,
@@ -156,8 +169,7 @@ def _mix(
     C_OUT: tl.constexpr,
     STRIDE_IN: tl.constexpr,
     STRIDE_OUT: tl.constexpr,
-    OPERAND: tl.constexpr,
-    PRECISION: tl.constexpr,
+    MATMUL: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
     DEPTH: tl.constexpr,
@@ -166,6 +178,9 @@ def _mix(
 
     STRIDE_IN and STRIDE_OUT are the steps in a matrix from one channel of the input, or of the output, to the next.
     """
+    NUMBER: tl.constexpr = x.dtype.element_ty
+    OPERAND: tl.constexpr = tl.bfloat16 if MATMUL == "bf16" else tl.float16 if MATMUL == "fp16" else NUMBER
+    PRECISION: tl.constexpr = "tf32" if MATMUL == "tf32" else "tf32x3" if MATMUL == "tf32x3" else "ieee"
     SEGMENTS: tl.constexpr = len(TABLE) // FIELDS
     COLUMN_TILES: tl.constexpr = (C_OUT + COLUMNS - 1) // COLUMNS
     CHUNKS: tl.constexpr = (C_IN + DEPTH - 1) // DEPTH
@@ -176,7 +191,7 @@ def _mix(
     count = num_atoms
     capacity = num_atoms
     species = 0
-    if SPECIES:
+    if BY_SPECIES:
         # The grid is T times the tiles of rows that TILE atoms can fill.
         per_tile = 0
         for i in tl.static_range(SEGMENTS):
@@ -223,13 +238,13 @@ def _mix(
     row_inside = row < count * width
     atom = first + row // width
     component = row % width
-    if SPECIES:
+    if BY_SPECIES:
         atom = tl.load(order + atom, mask=row_inside, other=0)
     atom = atom.to(tl.int64)
     x_row = x + atom * (ROWS_IN * C_IN) + component * C_IN
     w_column = weight + weight_start + column * STRIDE_OUT
 
-    total = tl.zeros((ROWS, COLUMNS), tl.float64 if x.dtype.element_ty == tl.float64 else tl.float32)
+    total = tl.zeros((ROWS, COLUMNS), NUMBER)
     for step in range(num_inputs * CHUNKS):
         block = step // CHUNKS
         inner = step % CHUNKS * DEPTH + tl.arange(0, DEPTH)
@@ -249,9 +264,14 @@ def _mix(
             right = tl.load(w_at, mask=(inner < C_IN)[:, None] & (column < C_OUT)[None, :], other=0.0)
         else:
             right = tl.load(w_at)
-        total = tl.dot(left.to(OPERAND), right.to(OPERAND), total, input_precision=PRECISION, out_dtype=total.dtype)
+        total = tl.dot(left.to(OPERAND), right.to(OPERAND), total, input_precision=PRECISION, out_dtype=NUMBER)
+    inside = row_inside[:, None] & (column < C_OUT)[None, :]
+    if BIAS:
+        kind = tl.load(species_of_atom + atom, mask=row_inside, other=0)
+        # One row per atom: the segment is the one of degree 0.
+        total += tl.load(bias + kind[:, None] * C_OUT + column[None, :], mask=inside & (width == 1), other=0.0)
     out_at = out + atom[:, None] * (ROWS_OUT * C_OUT) + (row_out + component)[:, None] * C_OUT + column[None, :]
-    tl.store(out_at, total, mask=row_inside[:, None] & (column < C_OUT)[None, :])
+    tl.store(out_at, total, mask=inside)
 
 
 def _ceil_div(a: int, b: int) -> int:
@@ -282,8 +302,8 @@ def _shape(x: Tensor, weights: Sequence[Tensor], layout: Layout, mirrored: bool)
     return x.shape[0], layout.num_rows, int(weights[0].shape[-2]) // len(layout.starts[0])
 
 
-def _fake_mixed(x, weights, order, tiles, layout, num_rows, mirrored, matmul):
-    return x.new_empty(_shape(x, weights, Layout.parse(layout, int(num_rows)), mirrored))
+def _fake_mixed(x, weights, order, tiles, bias, species, blocks, num_rows, mirrored, matmul):
+    return x.new_empty(_shape(x, weights, Layout.parse(blocks, int(num_rows)), mirrored))
 
 
 @_register("path_linear", _fake_mixed)
@@ -292,6 +312,8 @@ def _mixed(
     weights: Sequence[Tensor],
     order: Tensor | None,
     tiles: Tensor | None,
+    bias: Tensor | None,
+    species: Tensor | None,
     blocks: str,
     num_rows: int,
     mirrored: bool,
@@ -303,27 +325,28 @@ def _mixed(
     # Ints, also where compilers trace with unknown sizes: kernels are made for a number of channels.
     rows_in, channels_in = int(x.shape[1]), int(x.shape[2])
     _check(x, weights, layout, mirrored, (channels_out, channels_in) if mirrored else (channels_in, channels_out))
+    assert (bias is None) == (species is None), "a bias goes by the species of atoms"
+    assert bias is None or (bias.shape[1] == channels_out and 0 in layout.degrees and not mirrored)
     out = (x.new_zeros if mirrored and not layout.reads_all else x.new_empty)((num_atoms, rows_out, channels_out))
     table, fields = _table(layout, mirrored)
     widths = table[::fields]
-    cut = config(num_atoms * sum(widths), channels_in, channels_out, matmul, x.element_size())
+    cut = config(num_atoms * sum(widths), channels_in, channels_out, x.element_size())
     row_tiles = sum(_ceil_div((TILE_ATOMS if tiles is not None else num_atoms) * width, cut.rows) for width in widths)
     row_tiles *= tiles.shape[0] if tiles is not None else 1
     matrices = [weight.contiguous() for weight in weights]
-    operand, precision = _operand(x.dtype, matmul)
     _launch(
         _mix,
         (row_tiles * _ceil_div(channels_out, cut.columns),),
         x.contiguous(),
         *matrices,
         *matrices[:1] * (MAX_DEGREES - len(matrices)),
-        None if order is None else order.contiguous(),
-        None if tiles is None else tiles.contiguous(),
+        *(None if t is None else t.contiguous() for t in (order, tiles, bias, species)),
         out,
         num_atoms,
         TABLE=table,
         FIELDS=fields,
-        SPECIES=tiles is not None,
+        BY_SPECIES=tiles is not None,
+        BIAS=bias is not None,
         TILE=TILE_ATOMS,
         ROWS_IN=rows_in,
         ROWS_OUT=rows_out,
@@ -331,8 +354,7 @@ def _mixed(
         C_OUT=channels_out,
         STRIDE_IN=1 if mirrored else channels_out,
         STRIDE_OUT=channels_in if mirrored else 1,
-        OPERAND=operand,
-        PRECISION=precision,
+        MATMUL="ieee" if x.dtype == torch.float64 else matmul,
         ROWS=cut.rows,
         COLUMNS=cut.columns,
         DEPTH=cut.depth,
@@ -347,15 +369,6 @@ def _check(x: Tensor, weights: Sequence[Tensor], layout: Layout, mirrored: bool,
     assert len(weights) == len(layout.degrees)
     for weight, firsts in zip(weights, layout.starts, strict=True):
         assert weight.shape[-2:] == (len(firsts) * channels[0], channels[1])
-
-
-def _operand(dtype: torch.dtype, matmul: str) -> tuple[Any, str]:
-    """What numbers are rounded to before they are multiplied, and how tensor cores may take float32."""
-    if dtype == torch.float64:
-        return tl.float64, "ieee"
-    if matmul in ("bf16", "fp16"):
-        return (tl.bfloat16 if matmul == "bf16" else tl.float16), "ieee"
-    return tl.float32, matmul
 
 
 def _weight_gradients(
@@ -380,35 +393,46 @@ def _weight_gradients(
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    x, weights, order, tiles, ctx.blocks, ctx.num_rows, ctx.mirrored, ctx.matmul = inputs
-    ctx.save_for_backward(x, *weights, order, tiles)
+    x, weights, order, tiles, bias, species, ctx.blocks, ctx.num_rows, ctx.mirrored, ctx.matmul = inputs
+    ctx.bias_shape = None if bias is None else bias.shape
+    ctx.save_for_backward(x, *weights, order, tiles, species)
 
 
 def _derivative(ctx: Any, g: Tensor) -> tuple[Any, ...]:
-    x, *weights, order, tiles = ctx.saved_tensors
-    needs_x, needs_weights = ctx.needs_input_grad[:2]
-    grad_x = _mixed(g, weights, order, tiles, ctx.blocks, ctx.num_rows, not ctx.mirrored, ctx.matmul) if needs_x else None
+    x, *weights, order, tiles, species = ctx.saved_tensors
+    layout = Layout.parse(ctx.blocks, int(ctx.num_rows))
+    needs_x, needs_weights, _, _, needs_bias, *_ = ctx.needs_input_grad
+    grad_x = grad_bias = None
+    if needs_x:
+        grad_x = _mixed(g, weights, order, tiles, None, None, ctx.blocks, ctx.num_rows, not ctx.mirrored, ctx.matmul)
+    if needs_bias:
+        grad_bias = g.new_zeros(ctx.bias_shape).index_add(0, species, g[:, layout.scalars])
     grad_weights: list[Tensor | None] = [None] * len(weights)
     if any(needs_weights):
         rows, cotangent = (g, x) if ctx.mirrored else (x, g)
-        grads = _weight_gradients(rows, cotangent, weights, order, tiles, Layout.parse(ctx.blocks, int(ctx.num_rows)))
+        grads = _weight_gradients(rows, cotangent, weights, order, tiles, layout)
         grad_weights = [grad if need else None for grad, need in zip(grads, needs_weights, strict=True)]
-    return grad_x, grad_weights, *(None,) * 6
+    return grad_x, grad_weights, None, None, grad_bias, *(None,) * 5
 
 
 _mixed.register_autograd(_derivative, setup_context=_keep)
 
 
 def path_linear(
-    x_NKC: Tensor, weights: Sequence[Tensor], degrees: tuple[int, ...], starts: tuple[tuple[int, ...], ...], matmul: str = "ieee"
+    x_NKC: Tensor,
+    weights: Sequence[Tensor],
+    degrees: tuple[int, ...],
+    starts: tuple[tuple[int, ...], ...],
+    matmul: str = "ieee",
+    bias_SD: Tensor | None = None,
+    species_N: Tensor | None = None,
 ) -> Tensor:
     """(N, M, D), as ``reference.path_linear``; differentiable as often as wanted, bitwise the same in every run.
 
-    The blocks must not share rows of x. Products and the gradient of x run as ``matmul`` says, the gradient of the weights in torch.
+    The blocks must not share rows of x. Products and the gradient of x run as ``matmul`` says, the gradients of the weights and of
+    the bias in torch.
     """
-    assert matmul in MATMULS, f"{matmul!r} is none of {MATMULS}"
-    result: Tensor = _mixed(x_NKC, list(weights), None, None, Layout.describe(degrees, starts), x_NKC.shape[1], False, matmul)
-    return result
+    return _affine(x_NKC, weights, (None, None), (bias_SD, species_N), (degrees, starts), matmul)
 
 
 def species_path_linear(
@@ -418,9 +442,22 @@ def species_path_linear(
     starts: tuple[tuple[int, ...], ...],
     groups: SpeciesGroups,
     matmul: str = "ieee",
+    bias_SD: Tensor | None = None,
 ) -> Tensor:
     """(N, M, D), as ``reference.species_path_linear``; see ``path_linear``."""
+    return _affine(x_NKC, weights, (groups.order_N, groups.tiles_T3), (bias_SD, groups.species_N), (degrees, starts), matmul)
+
+
+def _affine(
+    x_NKC: Tensor,
+    weights: Sequence[Tensor],
+    tiles: tuple[Tensor | None, Tensor | None],
+    bias: tuple[Tensor | None, Tensor | None],
+    blocks: tuple[tuple[int, ...], tuple[tuple[int, ...], ...]],
+    matmul: str,
+) -> Tensor:
     assert matmul in MATMULS, f"{matmul!r} is none of {MATMULS}"
-    by_species = (groups.order_N, groups.tiles_T3)
-    result: Tensor = _mixed(x_NKC, list(weights), *by_species, Layout.describe(degrees, starts), x_NKC.shape[1], False, matmul)
+    if bias[0] is None:
+        bias = (None, None)
+    result: Tensor = _mixed(x_NKC, list(weights), *tiles, *bias, Layout.describe(*blocks), x_NKC.shape[1], False, matmul)
     return result
