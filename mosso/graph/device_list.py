@@ -95,6 +95,32 @@ class DeviceList:
         self._built = True
 
     @torch.no_grad()
+    def sort(self) -> None:
+        """Put the candidates of each receiver in the order of sender and shift, so that graphs do not depend on when the list
+        was rebuilt."""
+        found, capacity = self._candidates, self.capacity.candidates
+        num_atoms = found.offsets.shape[0] - 1
+        real_C = torch.arange(capacity, device=found.offsets.device) < found.offsets[-1]
+        x, y, z = found.shifts_C3.long().unbind(1)
+        shift_C = ((x << 42) + (y << 21) + z).where(real_C, 0)  # 21 bits each
+        pair_C = (found.receivers_C.long() * num_atoms + found.senders_C).where(real_C, num_atoms**2)
+        order_C = torch.argsort(shift_C, stable=True)
+        order_C = order_C[torch.argsort(pair_C[order_C], stable=True)]
+        for values in (found.senders_C, found.receivers_C, found.shifts_C3):
+            values.copy_(values[order_C])
+        sender_C = found.senders_C.long().where(real_C, num_atoms)
+        found.outgoing_C.copy_(torch.argsort(sender_C, stable=True))
+
+    @torch.no_grad()
+    def used(self, batch: Batch) -> Tensor:
+        """() float64, how much of the way that atoms may go after a rebuild they have gone; the list fails above one."""
+        found = self._candidates
+        reach = self.cutoff + SAFE_SHARE * self.skin
+        moved_N, limit_B = reference.movement(batch.positions_N3, batch.cell_B33, batch.system_N, found, self.cutoff, reach)
+        share_N = moved_N / limit_B.clamp(min=0.0)[batch.system_N]
+        return share_N.max() if batch.num_atoms else share_N.sum()
+
+    @torch.no_grad()
     def graph(self, batch: Batch) -> Graph:
         """The edges of ``batch`` strictly shorter than the cutoff, padded, in the same buffers at every call.
 
