@@ -152,7 +152,7 @@ def _first_derivative(ctx: Any, g: Tensor) -> tuple[Any, ...]:
 
 
 def _second_derivative(ctx: Any, *cotangents: Tensor) -> tuple[Any, ...]:
-    raise NotImplementedError(
+    raise ValueError(
         "The triton implementation of tabulated_convolution has a first derivative only: ask for 'reference' to differentiate twice."
     )
 
