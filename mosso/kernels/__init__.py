@@ -1,6 +1,6 @@
 """Ops on tensors. Models call these names; dispatch.py decides which implementation runs."""
 
-from mosso.kernels.dispatch import edge_convolution, symmetric_contraction
+from mosso.kernels.dispatch import edge_convolution, neighbor_ops, symmetric_contraction
 from mosso.kernels.reference import (
     SpeciesGroups,
     edge_features,
@@ -19,6 +19,7 @@ __all__ = [
     "edge_features",
     "fold_contraction",
     "linear",
+    "neighbor_ops",
     "radial_mlp",
     "radial_moments",
     "segment_sum",
