@@ -8,18 +8,18 @@ steps since the last good state.
 import math
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from mosso.data.structure import Batch
+from mosso.graph.bins import SearchMethod, plan_bins
 from mosso.graph.graph import Graph, displacements, edge_vectors
-from mosso.graph.neighbors import check_cutoff, edges_within, neighbor_list, reduce_lattice
+from mosso.graph.neighbors import check_cutoff, edges_within, neighbor_list
 from mosso.graph.verlet import SAFE_SHARE, check_skin
-from mosso.kernels import reference_neighbor_list as reference
-from mosso.kernels.reference_neighbor_list import CANDIDATES, EDGES, MOVED, Candidates, Edges, Report
+from mosso.kernels import neighbor_ops
+from mosso.kernels.reference_neighbor_list import CANDIDATES, EDGES, MOVED, SPANS, Candidates, Edges, Report, inverse_cells, movement
 
-__all__ = ["CANDIDATES", "EDGES", "MOVED", "Counts", "DeviceList"]
+__all__ = ["CANDIDATES", "EDGES", "MOVED", "SPANS", "Counts", "DeviceList"]
 
 # Room beyond what was counted, so that a liquid does not outgrow its buffers every few steps.
 HEADROOM = 1.2
@@ -38,18 +38,21 @@ class DeviceList:
     """Neighbour lists of the same atoms as they move, without the host, of static shapes.
 
     ``rebuild`` finds the candidates, all pairs closer than cutoff + skin; ``graph`` keeps those that are closer than the
-    cutoff now. On the CPU the search is vesin's.
+    cutoff now. On CUDA devices both can be captured, once they have run; on the CPU the search is vesin's.
 
     Args:
         batch: the atoms; numbers, systems and pbc stay, positions and cells may change.
         cutoff: Angstrom.
         skin: Angstrom.
         edge_capacity, candidate_capacity: room in the buffers; more than the batch needs by a fifth where None.
+        method: search on CUDA devices, ``brute`` force or ``cells``; ``auto`` takes cells for systems that are not small.
+        implementation: auto, reference or triton; see kernels/dispatch.py.
 
     Attributes:
         flags: (1,) int32 on the device, bits that stay until ``reset``. MOVED: since the rebuild atoms moved or the cell
             changed so much that edges may be missing. EDGES, CANDIDATES: there were more than the capacity, and the graph
-            was left empty. A graph is right if no bit is set after it was made.
+            was left empty. SPANS: the cell shrank so much that the search missed bins. A graph is right if no bit is set
+            after it was made; ``grown`` makes the list that goes on from there.
 
     Raises:
         ValueError: unusable cutoff or skin; where the host searches, also what ``neighbor_list`` refuses.
@@ -62,16 +65,22 @@ class DeviceList:
         skin: float,
         edge_capacity: int | None = None,
         candidate_capacity: int | None = None,
+        method: SearchMethod = "auto",
+        implementation: str = "auto",
     ) -> None:
         self.cutoff, self.skin = check_cutoff(cutoff), check_skin(skin)
+        self._choices: tuple[SearchMethod, str] = (method, implementation)
         if edge_capacity is None or candidate_capacity is None:
             room = _with_headroom(_count(batch, self.cutoff, self.skin))
             edge_capacity = room.edges if edge_capacity is None else edge_capacity
             candidate_capacity = room.candidates if candidate_capacity is None else candidate_capacity
         self.capacity = Counts(edge_capacity, candidate_capacity) if batch.num_atoms else Counts(0, 0)
         self._offsets = batch.offsets
-        self._open_B31 = ~batch.pbc_B3.unsqueeze(-1)
-        self._normals_B33 = _normals(batch)
+        self._bins = plan_bins(batch, self.cutoff + self.skin, method)
+        # the cutoff, how far candidates reach whatever rounds, and how far they are searched
+        reaches = (self.cutoff, self.cutoff + SAFE_SHARE * self.skin, self.cutoff + self.skin)
+        self._radii = batch.positions_N3.new_tensor(reaches)
+        self._ops = neighbor_ops(batch.positions_N3, implementation)
         self._candidates = _no_candidates(batch, self.capacity.candidates)
         self._edges = _no_edges(batch, self.capacity.edges)
         device = batch.positions_N3.device
@@ -89,9 +98,12 @@ class DeviceList:
         candidates = self._candidates
         candidates.positions_N3.copy_(batch.positions_N3)
         candidates.cell_B33.copy_(batch.cell_B33)
-        complete_B33 = torch.where(self._open_B31, self._normals_B33, batch.cell_B33)
-        candidates.inverse_B33.copy_(_inverse(complete_B33).masked_fill(self._open_B31.mT, 0.0))
-        self._search_on_host(batch)
+        inverse_B33 = inverse_cells(self._bins.complete(batch.cell_B33))
+        candidates.inverse_B33.copy_(inverse_B33 * self._bins.periodic_B3.unsqueeze(1))
+        if self._ops.find_candidates is None:
+            self._search_on_host(batch)
+        else:
+            self._ops.find_candidates(*_state(batch), self._bins, self._radii, candidates, self._report)
         self._built = True
 
     @torch.no_grad()
@@ -115,8 +127,7 @@ class DeviceList:
     def used(self, batch: Batch) -> Tensor:
         """() float64, how much of the way that atoms may go after a rebuild they have gone; the list fails above one."""
         found = self._candidates
-        reach = self.cutoff + SAFE_SHARE * self.skin
-        moved_N, limit_B = reference.movement(batch.positions_N3, batch.cell_B33, batch.system_N, found, self.cutoff, reach)
+        moved_N, limit_B = movement(*_state(batch), found, self._radii)
         share_N = moved_N / limit_B.clamp(min=0.0)[batch.system_N]
         return share_N.max() if batch.num_atoms else share_N.sum()
 
@@ -130,9 +141,7 @@ class DeviceList:
         self._check(batch)
         if not self._built:
             raise ValueError("There is no list to take edges from yet: call rebuild first.")
-        reach = self.cutoff + SAFE_SHARE * self.skin
-        state = (batch.positions_N3, batch.cell_B33, batch.system_N)
-        reference.select_edges(*state, self._candidates, self.cutoff, reach, self._edges, self._report)
+        self._ops.select_edges(*_state(batch), self._candidates, self._radii, self._edges, self._report)
         edges = self._edges
         return Graph(
             senders_E=edges.senders_E,
@@ -157,7 +166,8 @@ class DeviceList:
     def grown(self, batch: Batch) -> "DeviceList":
         """A new list, not built yet, with room for ``batch`` and for what was needed here; waits for the device."""
         rooms = (self.capacity, _with_headroom(self.needed()), _with_headroom(_count(batch, self.cutoff, self.skin)))
-        return DeviceList(batch, self.cutoff, self.skin, *(max(sizes) for sizes in zip(*rooms, strict=True)))
+        edges, candidates = (max(sizes) for sizes in zip(*rooms, strict=True))
+        return DeviceList(batch, self.cutoff, self.skin, edges, candidates, *self._choices)
 
     def _check(self, batch: Batch) -> None:
         if batch.offsets != self._offsets:
@@ -182,6 +192,10 @@ class DeviceList:
         candidates.shifts_C3.copy_(sorted_graph.shifts_E3)
         candidates.offsets.copy_(sorted_graph.receiver_offsets)
         candidates.outgoing_C.copy_(sorted_graph.transpose_E)
+
+
+def _state(batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+    return batch.positions_N3.contiguous(), batch.cell_B33.contiguous(), batch.system_N
 
 
 def _count(batch: Batch, cutoff: float, skin: float) -> Counts:
@@ -217,18 +231,3 @@ def _no_edges(batch: Batch, capacity: int) -> Edges:
         offsets=ends.new_zeros(batch.num_atoms + 1),
         transpose_E=torch.arange(capacity, device=ends.device),
     )
-
-
-def _normals(batch: Batch) -> Tensor:
-    """(B, 3, 3), rows of open directions: unit vectors that complete the lattice of the periodic ones."""
-    cells, pbc = batch.cell_B33.cpu().numpy(), batch.pbc_B3.cpu().numpy()
-    complete = [reduce_lattice(cell, periodic)[0] for cell, periodic in zip(cells, pbc, strict=True)]
-    return batch.cell_B33.new_tensor(np.array(complete).reshape(-1, 3, 3))
-
-
-def _inverse(cell_B33: Tensor) -> Tensor:
-    """(B, 3, 3) by cross products: torch's own inverse waits for the device to report singular matrices."""
-    a, b, c = cell_B33.unbind(1)
-    columns = [torch.linalg.cross(first, second) for first, second in ((b, c), (c, a), (a, b))]
-    volume_B11 = (a * columns[0]).sum(1)[:, None, None]
-    return torch.stack(columns, dim=2) / volume_B11

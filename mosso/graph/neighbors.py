@@ -156,7 +156,7 @@ def _wrap(batch: Batch, system: int) -> _Wrapped:
 
 
 def reduce_lattice(cell: np.ndarray, pbc: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The lattice by its shortest vectors (Minkowski), completed by unit vectors normal to them; and the transform.
+    """(3, 3) the lattice by its shortest vectors (Minkowski), rows of open directions unit vectors normal to them; (3, 3) int64 transform.
 
     Skewed cells have small heights and need many images; the same lattice in short vectors needs few.
     """

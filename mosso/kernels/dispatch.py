@@ -4,14 +4,15 @@
 for by name runs or is a ValueError that says why it cannot, never something else in silence.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from mosso.kernels import reference
+from mosso.kernels import reference, reference_neighbor_list
 from mosso.math.coupling import ContractionTable, CouplingPath
 
 IMPLEMENTATIONS = ("auto", "reference", "triton")
@@ -50,6 +51,7 @@ ON_CUDA = {
     "edge_features": "triton",
     "edge_forces": "triton",
     "edge_vectors": "triton",
+    "neighbor_list": "triton",  # the search has no other form that a CUDA graph can hold
     "path_linear": "triton",
     "radial_moments": "triton",
     "species_path_linear": "triton",
@@ -86,6 +88,22 @@ def choose(implementation: str, op: str, *tensors: Tensor) -> str:
     if implementation == "auto":
         return "reference"
     raise ValueError(f"The triton implementation of {op} cannot run here: {reason}. Ask for 'auto' or 'reference'.")
+
+
+class NeighborOps(NamedTuple):
+    """The two ops of the device neighbour list; without ``find_candidates`` the host has to search."""
+
+    find_candidates: Callable[..., None] | None
+    select_edges: Callable[..., None]
+
+
+def neighbor_ops(positions_N3: Tensor, implementation: str = "auto") -> NeighborOps:
+    """See ``reference_neighbor_list`` and ``fused.neighbor_list``; ``implementation`` is auto, reference or triton."""
+    if choose(implementation, "neighbor_list", positions_N3) == "reference":
+        return NeighborOps(None, reference_neighbor_list.select_edges)
+    from mosso.kernels.fused import neighbor_list as fused
+
+    return NeighborOps(fused.find_candidates, fused.select_edges)
 
 
 def edge_convolution(

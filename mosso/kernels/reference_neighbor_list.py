@@ -39,6 +39,38 @@ class Candidates(NamedTuple):
     inverse_B33: Tensor
 
 
+class Bins(NamedTuple):
+    """How the atoms of each system are sorted into bins for the search; fixed tables, valid for any cell.
+
+    A bin is a share of the cell along periodic directions. Along open ones bins of fixed width are dealt out again and
+    again, as the hours of a clock, so that atoms may fly anywhere. One bin per system is brute force.
+
+    Attributes:
+        transform_B33: (B, 3, 3) float64, ``transform @ cell`` is the same lattice in short vectors.
+        normals_B33: (B, 3, 3) float64, rows of open directions: unit vectors that complete the lattice.
+        periodic_B3: (B, 3) bool.
+        counts_B3: (B, 3) int32, bins along each direction.
+        spans_B3: (B, 3) int32, most bins that are visited along each direction.
+        first_B: (B,) int32, number of the first bin of each system.
+        starts: (total + 1,) int64, first atom of each bin where the order of the atoms is that of the bins; None
+            where they have to be sorted.
+        total: how many bins there are.
+    """
+
+    transform_B33: Tensor
+    normals_B33: Tensor
+    periodic_B3: Tensor
+    counts_B3: Tensor
+    spans_B3: Tensor
+    first_B: Tensor
+    starts: Tensor | None
+    total: int
+
+    def complete(self, cell_B33: Tensor) -> Tensor:
+        """(B, 3, 3) the cells with the normals in place of vectors along open directions."""
+        return torch.where(self.periodic_B3.unsqueeze(-1), cell_B33, self.normals_B33)
+
+
 class Edges(NamedTuple):
     """Edges in compressed rows by receiver, padded to the capacity E as in ``Graph.padded``; all int64.
 
@@ -91,26 +123,35 @@ def displacements(
     return positions_N3[receivers_E] - positions_N3[senders_E] + translation_E3
 
 
-def movement(
-    positions_N3: Tensor, cell_B33: Tensor, system_N: Tensor, candidates: Candidates, cutoff: float, reach: float
-) -> tuple[Tensor, Tensor]:
+def inverse_cells(cell_B33: Tensor) -> Tensor:
+    """(B, 3, 3) by cross products: torch's own inverse waits for the device to report singular matrices."""
+    a, b, c = cell_B33.unbind(1)
+    columns = [torch.linalg.cross(first, second) for first, second in ((b, c), (c, a), (a, b))]
+    volume_B11 = (a * columns[0]).sum(1)[:, None, None]
+    return torch.stack(columns, dim=2) / volume_B11
+
+
+def movement(positions_N3: Tensor, cell_B33: Tensor, system_N: Tensor, candidates: Candidates, radii: Tensor) -> tuple[Tensor, Tensor]:
     """(N,) how far (A) atoms moved since the search beside the strain of the cell, and (B,) how far they may.
+
+    A pair that was at least radii[1] apart at the search must not come closer than radii[0].
 
     With h = h0 F for the cells, a vector between images is d = d0 F + u_i - u_j, where u = r - r0 F. Hence
     |d| >= s |d0| - |u_i| - |u_j| with the smallest singular value s of F, which is at least 1 - |F - 1|.
     """
+    cutoff, reach = radii[0], radii[1]
     strain_B33 = candidates.inverse_B33 @ (cell_B33 - candidates.cell_B33)  # F - 1: exactly zero for the same cell
     limit_B = 0.5 * ((1.0 - torch.linalg.vector_norm(strain_B33, dim=(1, 2))) * reach - cutoff)
     affine_N3 = (candidates.positions_N3.unsqueeze(-1) * strain_B33[system_N]).sum(1)
     return torch.linalg.vector_norm(positions_N3 - candidates.positions_N3 - affine_N3, dim=1), limit_B
 
 
-def moved_too_far(positions_N3: Tensor, cell_B33: Tensor, system_N: Tensor, candidates: Candidates, cutoff: float, reach: float) -> Tensor:
-    """() bool, whether a pair that was at least ``reach`` apart at the search may now be closer than ``cutoff``.
+def moved_too_far(positions_N3: Tensor, cell_B33: Tensor, system_N: Tensor, candidates: Candidates, radii: Tensor) -> Tensor:
+    """() bool, whether a pair that was at least radii[1] apart at the search may now be closer than radii[0].
 
     An atom whose position is not finite has moved too far.
     """
-    moved_N, limit_B = movement(positions_N3, cell_B33, system_N, candidates, cutoff, reach)
+    moved_N, limit_B = movement(positions_N3, cell_B33, system_N, candidates, radii)
     return ~(moved_N <= limit_B[system_N]).all()
 
 
@@ -119,20 +160,20 @@ def select_edges(
     cell_B33: Tensor,
     system_N: Tensor,
     candidates: Candidates,
-    cutoff: float,
-    reach: float,
+    radii: Tensor,
     edges: Edges,
     report: Report,
 ) -> None:
-    """Write the candidates that are now shorter than ``cutoff`` (A) to ``edges``, in their order, and report.
+    """Write the candidates that are now shorter than the cutoff to ``edges``, in their order, and report.
 
-    ``reach`` (A): every pair closer than this at the search is a candidate. Edges that do not fit make an empty graph.
+    ``radii`` (2,) or longer, A: the cutoff, and the reach; pairs that were closer than that at the search are candidates.
+    Edges that do not fit make an empty graph.
     """
     senders_C, receivers_C = candidates.senders_C.long(), candidates.receivers_C.long()
     vectors_C3 = displacements(positions_N3, cell_B33, system_N, senders_C, receivers_C, candidates.shifts_C3)
     x, y, z = vectors_C3.unbind(1)
     real_C = torch.arange(len(senders_C), device=senders_C.device) < candidates.offsets[-1]
-    keep_C = real_C & ((x * x + y * y + z * z).sqrt() < cutoff)
+    keep_C = real_C & ((x * x + y * y + z * z).sqrt() < radii[0])
     kept = _counted(keep_C)
     room = len(edges.senders_E)
     fits = kept[-1] <= room
@@ -149,7 +190,7 @@ def select_edges(
     order = torch.arange(room + 1, device=place_C.device)
     edges.transpose_E.copy_(order.scatter(0, turn_C, place_C[outgoing_C])[:room])
     report.add(EDGES, ~fits)
-    report.add(MOVED, moved_too_far(positions_N3, cell_B33, system_N, candidates, cutoff, reach))
+    report.add(MOVED, moved_too_far(positions_N3, cell_B33, system_N, candidates, radii))
     report.ask(0, kept[-1])
 
 
