@@ -48,16 +48,21 @@ def _device_obstacle(device: str) -> str | None:
 # What ``auto`` runs on CUDA devices. A Triton op moves in here once its errors and times on a GPU stand in docs/kernels.md.
 ON_CUDA = {
     "edge_convolution": "triton",
-    "edge_features": "triton",
-    "edge_forces": "triton",
-    "edge_vectors": "triton",
-    "neighbor_list": "triton",  # the search has no other form that a CUDA graph can hold
-    "path_linear": "triton",
-    "radial_moments": "triton",
-    "species_path_linear": "triton",
+    "edge_features": "reference",
+    "edge_forces": "reference",
+    "edge_vectors": "reference",
+    "neighbor_list": "reference",
+    "path_linear": "reference",
+    "radial_moments": "reference",
+    "species_path_linear": "reference",
     "symmetric_contraction": "triton",
-    "tabulated_convolution": "triton",
+    "tabulated_convolution": "reference",
 }
+
+
+def preferred(op: str, device: torch.device) -> str:
+    """``reference`` or ``triton``: what ``auto`` means for an op on a device."""
+    return ON_CUDA[op] if device.type == "cuda" and HAS_TRITON else "reference"
 
 
 @contextmanager
@@ -79,7 +84,7 @@ def choose(implementation: str, op: str, *tensors: Tensor) -> str:
         raise ValueError(f"Unknown implementation {implementation!r} of {op}: choose one of {', '.join(IMPLEMENTATIONS)}.")
     wanted = implementation
     if implementation == "auto":
-        wanted = ON_CUDA[op] if tensors[0].is_cuda else "reference"
+        wanted = preferred(op, tensors[0].device)
     if wanted == "reference":
         return "reference"
     reason = triton_obstacle(*tensors)

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mosso import kernels
 from mosso.models.base import Evaluator, Model
 from mosso.models.mace import MACE, MACESpec
 from mosso.models.tabulated_mace import TabulatedMACE
@@ -24,7 +25,8 @@ def build(architecture: str, spec: Mapping[str, Any], tensors: Mapping[str, Tens
 
 def evaluation_form(model: Model, device: torch.device) -> Evaluator:
     """The form of ``model`` that gives energies and first derivatives fastest on ``device``; the model itself where it has no other."""
-    # Tables pay where memory is fast beside arithmetic; a CPU is quicker with the networks themselves.
-    if device.type == "cuda" and isinstance(model, MACE) and model.precision.table_error is not None:
+    # Without its kernel a table has to be spread out over all edges, which costs more than the networks it stands for.
+    tabulate = kernels.preferred("tabulated_convolution", device) == "triton"
+    if tabulate and isinstance(model, MACE) and model.precision.table_error is not None:
         return TabulatedMACE(model)
     return model

@@ -9,6 +9,7 @@ from models import zoo
 
 from mosso import Precision
 from mosso.engine.potential import Potential
+from mosso.kernels import dispatch
 from mosso.models import evaluation_form, outputs
 from mosso.models.base import species_index
 from mosso.models.outputs import Output
@@ -54,7 +55,8 @@ def test_too_strict_a_policy_is_refused() -> None:
         evaluate(potential, True)
 
 
-def test_stands_in_for_the_stock_form_on_cuda_under_policies_with_tables() -> None:
+def test_stands_in_for_the_stock_form_where_its_kernels_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(dispatch.ON_CUDA, "tabulated_convolution", "triton")
     cuda, fp32, fp64 = torch.device("cuda"), zoo.potential("mace-plain", "fp32").model, zoo.potential("mace-plain", "fp64").model
     assert isinstance(evaluation_form(fp32, cuda), TabulatedMACE)
     assert evaluation_form(fp64, cuda) is fp64

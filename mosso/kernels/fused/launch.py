@@ -3,9 +3,13 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import torch
 from torch.library import custom_op, triton_op, wrap_triton
 
 from mosso.kernels.fused import INTERPRETED
+
+# torch 2.11 takes a kernel with inline assembly for one that may change any of its inputs, and then fails to compile training.
+COMPILERS_KNOW_ASSEMBLY = tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 12)
 
 
 class Config(NamedTuple):
@@ -38,11 +42,15 @@ def launch(kernel: Any, grid: tuple[int, ...], *arguments: Any, **constants: Any
     wrap[grid](*arguments, **constants)
 
 
-def register(name: str, fake: Callable[..., Any]) -> Callable[[Callable[..., Any]], Any]:
-    """Make an op of a function: transparent to compilers, or opaque under the interpreter, which nothing can trace."""
+def register(name: str, fake: Callable[..., Any], *, assembly: bool = False) -> Callable[[Callable[..., Any]], Any]:
+    """Make an op of a function: transparent to compilers, or opaque where they could not trace it.
+
+    Nothing traces kernels under the interpreter; ``assembly``: its kernels may hold some.
+    """
+    opaque = INTERPRETED or (assembly and not COMPILERS_KNOW_ASSEMBLY)
 
     def decorate(function: Callable[..., Any]) -> Any:
-        op: Any = (custom_op if INTERPRETED else triton_op)(f"mosso::{name}", function, mutates_args=())
+        op: Any = (custom_op if opaque else triton_op)(f"mosso::{name}", function, mutates_args=())
         op.register_fake(fake)
         return op
 

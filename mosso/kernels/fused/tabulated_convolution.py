@@ -94,7 +94,7 @@ def _fake_backward(g, x, features, rows, table, senders, receiver_offsets, trans
     return tuple(t.new_empty(t.shape if need else (0,)) for t, need in zip((x, features), needed, strict=True))
 
 
-@register("tabulated_convolution_backward", _fake_backward)
+@register("tabulated_convolution_backward", _fake_backward, assembly=True)
 def _backward(
     g: Tensor,
     x: Tensor,
