@@ -150,10 +150,20 @@ def test_second_derivatives_point_to_the_reference() -> None:
 def test_opcheck() -> None:
     case = make_case(3, 20, 2, padding=1)
     features = case.features.nan_to_num().requires_grad_()
-    arguments = (features, case.rows, case.table, case.species, case.num_species, case.senders, case.receiver_offsets, "")
+    edges = (case.species, case.num_species, case.senders, case.receiver_offsets, "")
+    torch.library.opcheck(fused._groups, edges, test_utils=("test_schema", "test_faketensor"))  # places of padding hold anything
+    arguments = (features, case.rows, case.table, *fused._groups(*edges), case.num_species, "")
     torch.library.opcheck(fused._forward, arguments)
     g = cotangent(fused._forward(*arguments).detach())
     torch.library.opcheck(fused._backward, (g, features.detach(), *arguments[1:]))
+
+
+def test_groups_list_every_edge_once() -> None:
+    case = make_case(5, 300, 3, padding=4)
+    order, offsets = fused._groups(case.species, case.num_species, case.senders, case.receiver_offsets, "")
+    groups = case.receivers[:300] * case.num_species + case.species[case.senders[:300]]
+    assert order[:300].tolist() == torch.argsort(groups, stable=True).tolist()
+    assert offsets.tolist() == [int((groups < group).sum()) for group in range(5 * case.num_species + 1)]
 
 
 class Op(torch.nn.Module):

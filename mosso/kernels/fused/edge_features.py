@@ -10,12 +10,11 @@ E edges, J features: the position, then the harmonics of degree 1 and higher.
 from typing import Any
 
 import torch
-import triton
 from torch import Tensor
 
 from mosso.kernels.fused import FINGERPRINT, refuse_second_derivative
 from mosso.kernels.fused import edge_features_source as generated
-from mosso.kernels.fused.launch import launch, register
+from mosso.kernels.fused.launch import ceil_div, launch, register
 from mosso.kernels.reference import SHORTEST
 
 BLOCK = 64  # edges of a program, one per thread
@@ -40,7 +39,7 @@ def _forward(
     num_edges = vectors.shape[0]
     features = vectors.new_empty(num_edges, (max_ell + 1) ** 2, dtype=dtype)
     rows = vectors.new_empty(num_edges, dtype=torch.int32)
-    grid = (triton.cdiv(num_edges, BLOCK),)
+    grid = (ceil_div(num_edges, BLOCK),)
     kernel = generated.kernel("forward", max_ell)
     launch(kernel, grid, vectors.contiguous(), features, rows, num_edges, **_constants(r_max, num_intervals))
     return features, rows
@@ -55,7 +54,7 @@ def _backward(g: Tensor, vectors: Tensor, max_ell: int, r_max: float, num_interv
     """(E, 3) gradient of <g, features> with respect to the vectors."""
     num_edges = vectors.shape[0]
     grad_vectors = vectors.new_empty(vectors.shape)
-    grid = (triton.cdiv(num_edges, BLOCK),)
+    grid = (ceil_div(num_edges, BLOCK),)
     kernel = generated.kernel("backward", max_ell)
     launch(kernel, grid, g.contiguous(), vectors.contiguous(), grad_vectors, num_edges, **_constants(r_max, num_intervals))
     return grad_vectors

@@ -5,14 +5,16 @@ S[n, j, z, k] = sum over the edges e into n whose sender has species z of Y_j(e)
 the product of a (J, edges) and an (edges, K) matrix. Neither is in memory: a program takes a tile of edges at a time, makes
 both from the features and rows of the table, and multiplies them into sums that stay in registers.
 
-forward: one program per receiver and species; edges from senders of other species are masked, their rows are not read.
-backward: the same programs, with g[n, :, z, :] in registers. An edge has one species, so one program writes its gradient.
+groups: where there are several species, the edges of every receiver are listed by the species of their sender.
+forward: one program per group, that is per receiver and species.
+backward: the same programs, with g[n, :, z, :] in registers. An edge is in one group, so one program writes its gradient.
 
 N atoms, E edges, J harmonics (column 0 of the features, their t, stands where Y_0 = 1 would), K radial functions, Z species.
 """
 
 from typing import Any, NamedTuple
 
+import torch
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -43,13 +45,33 @@ def config(direction: str, itemsize: int) -> Config:
 
 
 @triton.jit
-def _of_species(edge, end, senders, species, z, NUM_SPECIES: tl.constexpr):
-    """Which edges of the tile are those of the receiver and of species z."""
-    live = edge < end
+def _list_by_species(species, senders, receiver_offsets, order, group_offsets, num_nodes, NUM_SPECIES: tl.constexpr, BLOCK: tl.constexpr):
+    """The edges into one receiver, by the species of their sender and else in their order."""
+    node = tl.program_id(0).to(tl.int64)
+    # Without atoms there is one program, which writes the end of no groups.
+    start = tl.load(receiver_offsets + node, mask=node < num_nodes, other=0)
+    end = tl.load(receiver_offsets + node + 1, mask=node < num_nodes, other=0)
+    placed = start
+    for z in range(NUM_SPECIES):
+        tl.store(group_offsets + node * NUM_SPECIES + z, placed, mask=node < num_nodes)
+        for first in range(start, end, BLOCK):
+            edge = first + tl.arange(0, BLOCK)
+            sender = tl.load(senders + edge, mask=edge < end, other=0)
+            chosen = tl.load(species + sender, mask=edge < end, other=-1) == z
+            count = chosen.to(tl.int32)
+            tl.store(order + placed + tl.cumsum(count, axis=0) - 1, edge.to(tl.int32), mask=chosen)
+            placed += tl.sum(count, axis=0)
+    tl.store(group_offsets + num_nodes * NUM_SPECIES, end, mask=node + 1 >= num_nodes)
+
+
+@triton.jit
+def _edges(order, slot, end, NUM_SPECIES: tl.constexpr):
+    """The edges at these places of a group, and which of them there are."""
+    live = slot < end
     if NUM_SPECIES > 1:
-        sender = tl.load(senders + edge, mask=live, other=0)
-        live = live & (tl.load(species + sender, mask=live, other=-1) == z)
-    return live
+        return tl.load(order + slot, mask=live, other=0).to(tl.int64), live
+    else:
+        return slot, live
 
 
 @triton.jit
@@ -83,9 +105,8 @@ def _moments(
     features,
     rows,
     table,
-    species,
-    senders,
-    receiver_offsets,
+    order,
+    group_offsets,
     out,
     J: tl.constexpr,
     K: tl.constexpr,
@@ -96,14 +117,14 @@ def _moments(
     PRECISION: tl.constexpr,
 ):
     """out[n, :, z, :] of one receiver and species."""
-    node = tl.program_id(0).to(tl.int64)
-    z = tl.program_id(1)
-    start = tl.load(receiver_offsets + node)
-    end = tl.load(receiver_offsets + node + 1)
+    group = tl.program_id(0).to(tl.int64)
+    node = group // NUM_SPECIES
+    z = group % NUM_SPECIES
+    start = tl.load(group_offsets + group)
+    end = tl.load(group_offsets + group + 1)
     total = tl.zeros((PAD_J, PAD_K), out.dtype.element_ty)
     for first in range(start, end, TILE):
-        edge = first + tl.arange(0, TILE)
-        live = _of_species(edge, end, senders, species, z, NUM_SPECIES)
+        edge, live = _edges(order, first + tl.arange(0, TILE), end, NUM_SPECIES)
         phi, _ = _radial(features, rows, table, edge, live, J, K, PAD_K)
         harmonics = _harmonics(features, edge, live, J, PAD_J)
         total = tl.dot(tl.trans(harmonics), phi, total, input_precision=PRECISION, out_dtype=out.dtype.element_ty)
@@ -118,11 +139,10 @@ def _moments_backward(
     features,
     rows,
     table,
-    species,
-    senders,
-    receiver_offsets,
+    order,
+    group_offsets,
     grad_features,
-    num_nodes,
+    num_groups,
     num_edges,
     J: tl.constexpr,
     K: tl.constexpr,
@@ -133,19 +153,19 @@ def _moments_backward(
     PRECISION: tl.constexpr,
 ):
     """Gradients of the edges into one receiver from one species, and zeros for a share of the padding edges."""
-    node = tl.program_id(0).to(tl.int64)
-    z = tl.program_id(1)
+    group = tl.program_id(0).to(tl.int64)
+    node = group // NUM_SPECIES
+    z = group % NUM_SPECIES
     j = tl.arange(0, PAD_J)
     k = tl.arange(0, PAD_K)[None, :]
     # Without atoms there is one program, for the padding alone.
-    start = tl.load(receiver_offsets + node, mask=node < num_nodes, other=0)
-    end = tl.load(receiver_offsets + node + 1, mask=node < num_nodes, other=0)
+    start = tl.load(group_offsets + group, mask=group < num_groups, other=0)
+    end = tl.load(group_offsets + group + 1, mask=group < num_groups, other=0)
     at = g + ((node * J + j[:, None]) * NUM_SPECIES + z) * K + k
     g_JK = tl.load(at, mask=(j[:, None] < J) & (k < K) & (start < end), other=0.0)
     column = j[None, :]
     for first in range(start, end, TILE):
-        edge = first + tl.arange(0, TILE)
-        live = _of_species(edge, end, senders, species, z, NUM_SPECIES)
+        edge, live = _edges(order, first + tl.arange(0, TILE), end, NUM_SPECIES)
         phi, slope = _radial(features, rows, table, edge, live, J, K, PAD_K)
         harmonics = _harmonics(features, edge, live, J, PAD_J)
         of_phi = tl.dot(harmonics, g_JK, input_precision=PRECISION, out_dtype=g.dtype.element_ty)
@@ -155,8 +175,7 @@ def _moments_backward(
         grad = tl.where(column == 0, of_position[:, None], of_harmonics)
         tl.store(grad_features + edge[:, None] * J + column, grad, mask=live[:, None] & (column < J))
     # How many padding edges there are is known on the device only.
-    share = (node * NUM_SPECIES + z) * TILE
-    for first in range(tl.load(receiver_offsets + num_nodes) + share, num_edges, tl.num_programs(0) * NUM_SPECIES * TILE):
+    for first in range(tl.load(group_offsets + num_groups) + group * TILE, num_edges, tl.num_programs(0) * TILE):
         edge = first + tl.arange(0, TILE)[:, None]
         zero = tl.zeros((TILE, PAD_J), grad_features.dtype.element_ty)
         tl.store(grad_features + edge * J + column, zero, mask=(edge < num_edges) & (column < J))
@@ -179,66 +198,66 @@ def _constants(direction: str, features: Tensor, table: Tensor, num_species: int
     }
 
 
-def _fake_forward(features, rows, table, species, num_species, senders, receiver_offsets, fingerprint):
-    return features.new_empty(species.shape[0], features.shape[1], num_species, table.shape[2])
+def _fake_groups(species, num_species, senders, receiver_offsets, fingerprint):
+    num_groups = species.shape[0] * num_species
+    return senders.new_empty(senders.shape, dtype=torch.int32), receiver_offsets.new_empty(num_groups + 1)
+
+
+@register("radial_moments_groups", _fake_groups)
+def _groups(species: Tensor, num_species: int, senders: Tensor, receiver_offsets: Tensor, fingerprint: str) -> tuple[Tensor, Tensor]:
+    """(E,) int32 edges by receiver and species of the sender, and (N Z + 1,) int64 where each of these groups begins."""
+    num_nodes = species.shape[0]
+    assert receiver_offsets.shape == (num_nodes + 1,)
+    order = senders.new_empty(senders.shape, dtype=torch.int32)
+    group_offsets = receiver_offsets.new_empty(num_nodes * num_species + 1)
+    tensors = (t.contiguous() for t in (species, senders, receiver_offsets))
+    constants = {"NUM_SPECIES": num_species, "BLOCK": 128, "num_warps": 4}
+    launch(_list_by_species, (max(num_nodes, 1),), *tensors, order, group_offsets, num_nodes, **constants)
+    return order, group_offsets
+
+
+def _fake_forward(features, rows, table, order, group_offsets, num_species, fingerprint):
+    num_nodes = (group_offsets.shape[0] - 1) // num_species
+    return features.new_empty(num_nodes, features.shape[1], num_species, table.shape[2])
 
 
 @register("radial_moments", _fake_forward)
 def _forward(
-    features: Tensor,
-    rows: Tensor,
-    table: Tensor,
-    species: Tensor,
-    num_species: int,
-    senders: Tensor,
-    receiver_offsets: Tensor,
-    fingerprint: str,
+    features: Tensor, rows: Tensor, table: Tensor, order: Tensor, group_offsets: Tensor, num_species: int, fingerprint: str
 ) -> Tensor:
-    """(N, J, Z, K) moments."""
-    num_nodes = species.shape[0]
+    """(N, J, Z, K) moments; ``order`` and ``group_offsets`` as ``_groups`` makes them, of one species any and those of receivers."""
     assert table.shape[1] == 4, "the table holds cubics"
-    assert receiver_offsets.shape == (num_nodes + 1,)
-    out = features.new_empty(num_nodes, features.shape[1], num_species, table.shape[2])
-    tensors = (features, rows, table, species, senders, receiver_offsets)
-    constants = _constants("forward", features, table, num_species)
-    launch(_moments, (num_nodes, num_species), *(t.contiguous() for t in tensors), out, **constants)
+    num_groups = group_offsets.shape[0] - 1
+    out = features.new_empty(num_groups // num_species, features.shape[1], num_species, table.shape[2])
+    tensors = (t.contiguous() for t in (features, rows, table, order, group_offsets))
+    launch(_moments, (num_groups,), *tensors, out, **_constants("forward", features, table, num_species))
     return out
 
 
-def _fake_backward(g, features, rows, table, species, num_species, senders, receiver_offsets, fingerprint):
+def _fake_backward(g, features, rows, table, order, group_offsets, num_species, fingerprint):
     return features.new_empty(features.shape)
 
 
 @register("radial_moments_backward", _fake_backward)
 def _backward(
-    g: Tensor,
-    features: Tensor,
-    rows: Tensor,
-    table: Tensor,
-    species: Tensor,
-    num_species: int,
-    senders: Tensor,
-    receiver_offsets: Tensor,
-    fingerprint: str,
+    g: Tensor, features: Tensor, rows: Tensor, table: Tensor, order: Tensor, group_offsets: Tensor, num_species: int, fingerprint: str
 ) -> Tensor:
     """(E, J) gradient of <g, moments> with respect to the features."""
-    num_nodes, num_edges = species.shape[0], features.shape[0]
+    num_groups, num_edges = group_offsets.shape[0] - 1, features.shape[0]
     out = features.new_empty(features.shape)
-    tensors = (g, features, rows, table, species, senders, receiver_offsets)
+    tensors = (t.contiguous() for t in (g, features, rows, table, order, group_offsets))
     constants = _constants("backward", features, table, num_species)
-    grid = (max(num_nodes, 1), num_species)
-    launch(_moments_backward, grid, *(t.contiguous() for t in tensors), out, num_nodes, num_edges, **constants)
+    launch(_moments_backward, (max(num_groups, 1),), *tensors, out, num_groups, num_edges, **constants)
     return out
 
 
 def _keep_forward(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    features, rows, table, species, ctx.num_species, senders, receiver_offsets, _ = inputs
-    ctx.save_for_backward(features, rows, table, species, senders, receiver_offsets)
+    *tensors, ctx.num_species, _ = inputs
+    ctx.save_for_backward(*tensors)
 
 
 def _first_derivative(ctx: Any, g: Tensor) -> tuple[Any, ...]:
-    *tensors, senders, receiver_offsets = ctx.saved_tensors
-    return _backward(g, *tensors, ctx.num_species, senders, receiver_offsets, FINGERPRINT), *(None,) * 7
+    return _backward(g, *ctx.saved_tensors, ctx.num_species, FINGERPRINT), *(None,) * 6
 
 
 _forward.register_autograd(_first_derivative, setup_context=_keep_forward)
@@ -259,5 +278,8 @@ def radial_moments(
 
     Differentiable once, in the features; the table gets no gradient.
     """
-    result: Tensor = _forward(features_EJ, rows_E, table_RQK, species_N, num_species, senders_E, receiver_offsets, FINGERPRINT)
+    order_E, group_offsets = senders_E, receiver_offsets
+    if num_species > 1:
+        order_E, group_offsets = _groups(species_N, num_species, senders_E, receiver_offsets, FINGERPRINT)
+    result: Tensor = _forward(features_EJ, rows_E, table_RQK, order_E, group_offsets, num_species, FINGERPRINT)
     return result
