@@ -159,6 +159,7 @@ def _mix(
     out,
     num_atoms,
     TABLE: tl.constexpr,
+    SEGMENTS: tl.constexpr,
     FIELDS: tl.constexpr,
     BY_SPECIES: tl.constexpr,
     BIAS: tl.constexpr,
@@ -181,7 +182,6 @@ def _mix(
     NUMBER: tl.constexpr = x.dtype.element_ty
     OPERAND: tl.constexpr = tl.bfloat16 if MATMUL == "bf16" else tl.float16 if MATMUL == "fp16" else NUMBER
     PRECISION: tl.constexpr = "tf32" if MATMUL == "tf32" else "tf32x3" if MATMUL == "tf32x3" else "ieee"
-    SEGMENTS: tl.constexpr = len(TABLE) // FIELDS
     COLUMN_TILES: tl.constexpr = (C_OUT + COLUMNS - 1) // COLUMNS
     CHUNKS: tl.constexpr = (C_IN + DEPTH - 1) // DEPTH
     # The columns of a tile of rows come one after the other, so that x is still in the cache.
@@ -244,8 +244,12 @@ def _mix(
     x_row = x + atom * (ROWS_IN * C_IN) + component * C_IN
     w_column = weight + weight_start + column * STRIDE_OUT
 
+    num_steps = num_inputs * CHUNKS
+    if BY_SPECIES:
+        # A group seldom fills all its tiles of rows.
+        num_steps = tl.where((tile - begin) * ROWS < count * width, num_steps, 0)
     total = tl.zeros((ROWS, COLUMNS), NUMBER)
-    for step in range(num_inputs * CHUNKS):
+    for step in range(num_steps):
         block = step // CHUNKS
         inner = step % CHUNKS * DEPTH + tl.arange(0, DEPTH)
         start = 0
@@ -344,6 +348,7 @@ def _mixed(
         out,
         num_atoms,
         TABLE=table,
+        SEGMENTS=len(widths),
         FIELDS=fields,
         BY_SPECIES=tiles is not None,
         BIAS=bias is not None,
