@@ -439,10 +439,10 @@ def path_linear(
     bias_SD: Tensor | None = None,
     species_N: Tensor | None = None,
 ) -> Tensor:
-    """(N, M, D), as ``reference.path_linear``; differentiable as often as wanted, bitwise the same in every run.
+    """(N, M, D), as ``reference.path_linear``; differentiable as often as wanted.
 
-    The blocks must not share rows of x. Products and the gradient of x run as ``matmul`` says, the gradients of the weights and of
-    the bias in torch.
+    The blocks must not share rows of x. The output and the gradient of x run as ``matmul`` says and are bitwise the same in every
+    run; the gradients of the weights and of the bias are made in torch.
     """
     return _affine(x_NKC, weights, (None, None), (bias_SD, species_N), (degrees, starts), matmul)
 
