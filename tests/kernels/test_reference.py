@@ -105,6 +105,27 @@ def test_species_linear_against_a_loop() -> None:
         torch.testing.assert_close(got[n, 1:], x[n, 1:] @ weights[1][species[n]])
 
 
+@pytest.mark.parametrize("species", [[2, 0, 2, 1], [1], []])
+def test_path_linear_against_a_loop(species: list[int]) -> None:
+    degrees, starts = (1, 0), ((0, 5), (4, 3))  # row 8 belongs to nobody
+    species_N, bias = torch.tensor(species, dtype=torch.int64), rand(3, 5, seed=3)
+    x, weights = rand(len(species), 9, 2), [rand(3, 4, 5, seed=1), rand(3, 4, 5, seed=2)]
+    groups = kernels.SpeciesGroups.of(species_N)
+    alike = kernels.path_linear(x, [weight[1] for weight in weights], degrees, starts, bias_SD=bias, species_N=species_N)
+    own = kernels.species_path_linear(x, weights, degrees, starts, groups, bias_SD=bias)
+    assert alike.shape == own.shape == (len(species), 4, 5)
+    for n, kind in enumerate(species):
+        for got, (vectors, scalars) in ((alike, [weight[1] for weight in weights]), (own, [weight[kind] for weight in weights])):
+            for m in range(3):
+                torch.testing.assert_close(got[n, m], x[n, m] @ vectors[:2] + x[n, 5 + m] @ vectors[2:])
+            torch.testing.assert_close(got[n, 3], x[n, 4] @ scalars[:2] + x[n, 3] @ scalars[2:] + bias[kind])
+
+
+def test_path_linear_with_one_block_per_degree_is_linear() -> None:
+    x, weights = rand(3, 4, 5), [rand(5, 6), rand(5, 6, seed=1)]
+    torch.testing.assert_close(kernels.path_linear(x, weights, (0, 1), ((0,), (1,))), kernels.linear(x, weights, (0, 1)))
+
+
 def test_non_contiguous_inputs() -> None:
     x = rand(3, 2, 4).transpose(1, 2)
     assert not x.is_contiguous()

@@ -143,6 +143,45 @@ def _table(layout: Layout, mirrored: bool) -> tuple[tuple[int, ...], int]:
     return tuple(numbers), 6 + longest
 
 
+@triton.jit
+def _segment_of(tile, atoms, TABLE: tl.constexpr, SEGMENTS: tl.constexpr, FIELDS: tl.constexpr, ROWS: tl.constexpr):
+    """The segment that ``tile`` belongs to where each has tiles for so many ``atoms``, and the first tile of that segment."""
+    segment = 0
+    begin = 0
+    before = 0
+    for i in tl.static_range(SEGMENTS):
+        if tile >= before:
+            segment = i
+            begin = before
+        before += (atoms * TABLE[i * FIELDS] + ROWS - 1) // ROWS
+    return segment, begin
+
+
+@triton.jit
+def _field(segment, field: tl.constexpr, TABLE: tl.constexpr, SEGMENTS: tl.constexpr, FIELDS: tl.constexpr):
+    """A number of a segment, by a chain of selections between constants."""
+    number = 0
+    for i in tl.static_range(SEGMENTS):
+        number = tl.where(segment == i, TABLE[i * FIELDS + field], number)
+    return number
+
+
+@triton.jit
+def _first_row(segment, block, TABLE: tl.constexpr, SEGMENTS: tl.constexpr, FIELDS: tl.constexpr):
+    """Where a block of a segment begins in x. Only the last selection changes from block to block."""
+    start = 0
+    for b in tl.static_range(FIELDS - 6):
+        start = tl.where(block == b, _field(segment, 6 + b, TABLE, SEGMENTS, FIELDS), start)
+    return start
+
+
+@triton.jit
+def _matrix(index, w0, w1, w2, w3, w4, w5):
+    """One of the pointers."""
+    low = tl.where(index == 0, w0, tl.where(index == 1, w1, w2))
+    return tl.where(index < 3, low, tl.where(index == 3, w3, tl.where(index == 4, w4, w5)))
+
+
 @triton.jit(do_not_specialize=["num_atoms"])
 def _mix(
     x,
@@ -159,6 +198,7 @@ def _mix(
     out,
     num_atoms,
     TABLE: tl.constexpr,
+    SEGMENTS: tl.constexpr,
     FIELDS: tl.constexpr,
     BY_SPECIES: tl.constexpr,
     BIAS: tl.constexpr,
@@ -181,7 +221,6 @@ def _mix(
     NUMBER: tl.constexpr = x.dtype.element_ty
     OPERAND: tl.constexpr = tl.bfloat16 if MATMUL == "bf16" else tl.float16 if MATMUL == "fp16" else NUMBER
     PRECISION: tl.constexpr = "tf32" if MATMUL == "tf32" else "tf32x3" if MATMUL == "tf32x3" else "ieee"
-    SEGMENTS: tl.constexpr = len(TABLE) // FIELDS
     COLUMN_TILES: tl.constexpr = (C_OUT + COLUMNS - 1) // COLUMNS
     CHUNKS: tl.constexpr = (C_IN + DEPTH - 1) // DEPTH
     # The columns of a tile of rows come one after the other, so that x is still in the cache.
@@ -190,49 +229,26 @@ def _mix(
     first = 0
     count = num_atoms
     capacity = num_atoms
-    species = 0
     if BY_SPECIES:
         # The grid is T times the tiles of rows that TILE atoms can fill.
-        per_tile = 0
+        per_group = 0
         for i in tl.static_range(SEGMENTS):
-            per_tile += (TILE * TABLE[i * FIELDS] + ROWS - 1) // ROWS
-        group = tile // per_tile
-        tile = tile % per_tile
-        species = tl.load(tiles + 3 * group)
-        first = tl.load(tiles + 3 * group + 1)
-        count = tl.load(tiles + 3 * group + 2)
+            per_group += (TILE * TABLE[i * FIELDS] + ROWS - 1) // ROWS
+        group = tiles + 3 * (tile // per_group)
+        tile = tile % per_group
+        first = tl.load(group + 1)
+        count = tl.load(group + 2)
         capacity = TILE
 
-    # The segment of this tile, by a chain of selections between constants.
-    segment = 0
-    begin = 0
-    before = 0
-    width = 1
-    row_out = 0
-    num_inputs = 1
-    weight = w0
-    weight_start = tl.cast(0, tl.int64)
-    for i in tl.static_range(SEGMENTS):
-        if tile >= before:
-            segment = i
-            begin = before
-            width = TABLE[i * FIELDS]
-            row_out = TABLE[i * FIELDS + 1]
-            num_inputs = TABLE[i * FIELDS + 5]
-            weight_start = TABLE[i * FIELDS + 3] * C_OUT * STRIDE_OUT + tl.cast(species, tl.int64) * (TABLE[i * FIELDS + 4] * C_IN * C_OUT)
-            if TABLE[i * FIELDS + 2] == 0:
-                weight = w0
-            elif TABLE[i * FIELDS + 2] == 1:
-                weight = w1
-            elif TABLE[i * FIELDS + 2] == 2:
-                weight = w2
-            elif TABLE[i * FIELDS + 2] == 3:
-                weight = w3
-            elif TABLE[i * FIELDS + 2] == 4:
-                weight = w4
-            else:
-                weight = w5
-        before += (capacity * TABLE[i * FIELDS] + ROWS - 1) // ROWS
+    segment, begin = _segment_of(tile, capacity, TABLE, SEGMENTS, FIELDS, ROWS)
+    width = _field(segment, 0, TABLE, SEGMENTS, FIELDS)
+    weight = _matrix(_field(segment, 2, TABLE, SEGMENTS, FIELDS), w0, w1, w2, w3, w4, w5)
+    weight += _field(segment, 3, TABLE, SEGMENTS, FIELDS) * (C_OUT * STRIDE_OUT)
+    num_steps = _field(segment, 5, TABLE, SEGMENTS, FIELDS) * CHUNKS
+    if BY_SPECIES:
+        weight += tl.load(group).to(tl.int64) * _field(segment, 4, TABLE, SEGMENTS, FIELDS) * (C_IN * C_OUT)
+        # A group seldom fills all its tiles of rows.
+        num_steps = tl.where((tile - begin) * ROWS < count * width, num_steps, 0)
 
     row = (tile - begin) * ROWS + tl.arange(0, ROWS)
     row_inside = row < count * width
@@ -242,19 +258,14 @@ def _mix(
         atom = tl.load(order + atom, mask=row_inside, other=0)
     atom = atom.to(tl.int64)
     x_row = x + atom * (ROWS_IN * C_IN) + component * C_IN
-    w_column = weight + weight_start + column * STRIDE_OUT
+    w_column = weight + column * STRIDE_OUT
+    inside = row_inside[:, None] & (column < C_OUT)[None, :]
 
     total = tl.zeros((ROWS, COLUMNS), NUMBER)
-    for step in range(num_inputs * CHUNKS):
+    for step in range(num_steps):
         block = step // CHUNKS
         inner = step % CHUNKS * DEPTH + tl.arange(0, DEPTH)
-        start = 0
-        for b in tl.static_range(FIELDS - 6):
-            # Does not change in the loop, so the compiler takes it out.
-            of_segment = 0
-            for i in tl.static_range(SEGMENTS):
-                of_segment = tl.where(segment == i, TABLE[i * FIELDS + 6 + b], of_segment)
-            start = tl.where(block == b, of_segment, start)
+        start = _first_row(segment, block, TABLE, SEGMENTS, FIELDS)
         x_inside = row_inside[:, None]
         if C_IN % DEPTH != 0:
             x_inside = x_inside & (inner < C_IN)[None, :]
@@ -265,13 +276,13 @@ def _mix(
         else:
             right = tl.load(w_at)
         total = tl.dot(left.to(OPERAND), right.to(OPERAND), total, input_precision=PRECISION, out_dtype=NUMBER)
-    inside = row_inside[:, None] & (column < C_OUT)[None, :]
+
     if BIAS:
         kind = tl.load(species_of_atom + atom, mask=row_inside, other=0)
         # One row per atom: the segment is the one of degree 0.
         total += tl.load(bias + kind[:, None] * C_OUT + column[None, :], mask=inside & (width == 1), other=0.0)
-    out_at = out + atom[:, None] * (ROWS_OUT * C_OUT) + (row_out + component)[:, None] * C_OUT + column[None, :]
-    tl.store(out_at, total, mask=inside)
+    row_out = _field(segment, 1, TABLE, SEGMENTS, FIELDS) + component
+    tl.store(out + atom[:, None] * (ROWS_OUT * C_OUT) + row_out[:, None] * C_OUT + column[None, :], total, mask=inside)
 
 
 def _ceil_div(a: int, b: int) -> int:
@@ -344,6 +355,7 @@ def _mixed(
         out,
         num_atoms,
         TABLE=table,
+        SEGMENTS=len(widths),
         FIELDS=fields,
         BY_SPECIES=tiles is not None,
         BIAS=bias is not None,
@@ -427,10 +439,10 @@ def path_linear(
     bias_SD: Tensor | None = None,
     species_N: Tensor | None = None,
 ) -> Tensor:
-    """(N, M, D), as ``reference.path_linear``; differentiable as often as wanted, bitwise the same in every run.
+    """(N, M, D), as ``reference.path_linear``; differentiable as often as wanted.
 
-    The blocks must not share rows of x. Products and the gradient of x run as ``matmul`` says, the gradients of the weights and of
-    the bias in torch.
+    The blocks must not share rows of x. The output and the gradient of x run as ``matmul`` says and are bitwise the same in every
+    run; the gradients of the weights and of the bias are made in torch.
     """
     return _affine(x_NKC, weights, (None, None), (bias_SD, species_N), (degrees, starts), matmul)
 
