@@ -234,3 +234,35 @@ def test_misuse() -> None:
         device_list.graph(batch)
     with pytest.raises(ValueError, match="make a new list"):
         device_list.rebuild(Batch.of([copper(), copper()]))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("method", ["brute", "cells"])
+def test_captured_in_cuda_graphs(method: str) -> None:
+    """Rebuild and graph, replayed while atoms move and cells change, against fresh lists of the oracle."""
+    structures = [copper(3), water_box(4), water_molecule(), AWKWARD["slab"], AWKWARD["far outside"]]
+    batch = Batch.of(structures, "cuda")
+    device_list = DeviceList(batch, CUTOFF, SKIN, method=method)
+    device_list.rebuild(batch)  # compiles before the capture
+    device_list.graph(batch)
+    rebuild, select = torch.cuda.CUDAGraph(), torch.cuda.CUDAGraph()
+    with torch.cuda.graph(rebuild):
+        device_list.rebuild(batch)
+    with torch.cuda.graph(select):
+        graph = device_list.graph(batch)
+    for step in range(6):
+        if step % 3 == 0:
+            rebuild.replay()
+        select.replay()
+        assert int(device_list.flags) == 0
+        here = Batch.of(structures)
+        here = replace(here, positions_N3=batch.positions_N3.cpu(), cell_B33=batch.cell_B33.cpu())
+        names = ("senders_E", "receivers_E", "shifts_E3", "receiver_offsets", "transpose_E", "sender_offsets")
+        assert_oracle(replace(graph, **{name: getattr(graph, name).cpu() for name in names}), here)
+        batch.positions_N3.mul_(0.999).add_(steps(here, 0.1 * SKIN, step).cuda())
+        batch.cell_B33.mul_(0.999)
+    far = torch.full_like(batch.positions_N3, SKIN)
+    batch.positions_N3.add_(far)
+    select.replay()
+    assert int(device_list.flags) == MOVED
