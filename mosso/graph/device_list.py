@@ -25,6 +25,8 @@ __all__ = ["CANDIDATES", "EDGES", "MOVED", "SPANS", "Counts", "DeviceList"]
 HEADROOM = 1.2
 # And a few more, because small numbers fluctuate most.
 EXTRA = 32
+# Candidates are numbered in int32.
+MAX_CANDIDATES = 2**31 - 1
 
 
 class Counts(NamedTuple):
@@ -74,6 +76,10 @@ class DeviceList:
             room = _with_headroom(_count(batch, self.cutoff, self.skin))
             edge_capacity = room.edges if edge_capacity is None else edge_capacity
             candidate_capacity = room.candidates if candidate_capacity is None else candidate_capacity
+        if candidate_capacity > MAX_CANDIDATES:
+            raise ValueError(
+                f"There are {candidate_capacity} candidate pairs, and at most {MAX_CANDIDATES} can be held: use smaller batches."
+            )
         self.capacity = Counts(edge_capacity, candidate_capacity) if batch.num_atoms else Counts(0, 0)
         self._offsets = batch.offsets
         self._bins = plan_bins(batch, self.cutoff + self.skin, method)

@@ -9,6 +9,7 @@ import torch
 from systems import awkward, copper, copper_primitive, diamond, rocksalt_slab, water_box, water_molecule
 
 from mosso.data.structure import Batch, Structure
+from mosso.graph.bins import plan_bins
 from mosso.graph.device_list import CANDIDATES, EDGES, MOVED, DeviceList
 from mosso.graph.graph import Graph, edge_vectors
 from mosso.graph.neighbors import neighbor_list
@@ -223,12 +224,37 @@ def test_without_skin_a_list_serves_the_positions_it_was_built_for() -> None:
     assert int(device_list.flags) == MOVED
 
 
+def test_batch_without_systems() -> None:
+    batch = Batch.of([])
+    device_list = DeviceList(batch, CUTOFF, SKIN)
+    device_list.rebuild(batch)
+    assert_oracle(device_list.graph(batch), batch)
+    assert (int(device_list.flags), device_list.capacity) == (0, (0, 0))
+
+
+@pytest.mark.parametrize("name", AWKWARD)
+def test_bins_are_wide_enough_and_not_more_than_atoms(name: str) -> None:
+    for structure in (AWKWARD[name], replace(AWKWARD[name], cell=7 * AWKWARD[name].cell, positions=7 * AWKWARD[name].positions)):
+        batch = Batch.of([structure])
+        bins = plan_bins(batch, CUTOFF, "cells")
+        assert 1 <= bins.total == int(bins.counts_B3.prod()) <= max(1, len(structure))
+        reduced_33 = bins.complete((bins.transform_B33.unsqueeze(-1) * batch.cell_B33.unsqueeze(1)).sum(2))[0]
+        heights_3 = 1.0 / torch.linalg.inv(reduced_33).norm(dim=0)
+        several_3 = bins.periodic_B3[0] & (bins.counts_B3[0] > 1)
+        assert (heights_3 / bins.counts_B3[0] >= CUTOFF)[several_3].all()
+        assert bins.spans_B3.min() >= 1
+
+
 def test_misuse() -> None:
     batch = Batch.of([copper()])
     with pytest.raises(ValueError, match="zero or more"):
         DeviceList(batch, CUTOFF, -0.1)
     with pytest.raises(ValueError, match="positive, finite"):
         DeviceList(batch, 0.0, SKIN)
+    with pytest.raises(ValueError, match="choose auto, brute or cells"):
+        DeviceList(batch, CUTOFF, SKIN, method="octree")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="use smaller batches"):
+        DeviceList(batch, CUTOFF, SKIN, 10, 2**31)
     device_list = DeviceList(batch, CUTOFF, SKIN)
     with pytest.raises(ValueError, match="call rebuild first"):
         device_list.graph(batch)

@@ -44,7 +44,7 @@ SENTINEL = 99
 def poisoned() -> Iterator[None]:
     """New tensors hold NaN, or the largest integer, until something is written."""
     assert torch.utils.deterministic.fill_uninitialized_memory
-    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.use_deterministic_algorithms(True)
     try:
         yield
     finally:
