@@ -52,9 +52,9 @@ class DeviceList:
 
     Attributes:
         flags: (1,) int32 on the device, bits that stay until ``reset``. MOVED: since the rebuild atoms moved or the cell
-            changed so much that edges may be missing. EDGES, CANDIDATES: there were more than the capacity, and the graph
-            was left empty. SPANS: the cell shrank so much that the search missed bins. A graph is right if no bit is set
-            after it was made; ``grown`` makes the list that goes on from there.
+            changed so much that edges may be missing. EDGES, CANDIDATES: there were more than the capacity. SPANS: the cell
+            shrank so much that the search missed bins. The last three leave the graph empty. A graph is right if no
+            bit is set after it was made; ``grown`` makes the list that goes on from there.
 
     Raises:
         ValueError: unusable cutoff or skin; where the host searches, also what ``neighbor_list`` refuses.

@@ -353,10 +353,11 @@ def _write_edges(
     """Edges into one atom, the transpose of those out of it, its row offset, and a share of the padding."""
     atom = tl.program_id(0).to(tl.int64)
     total = tl.load(ends + num_atoms - 1)
+    limit = tl.load(ends + atom)
     fits = total <= capacity
     tl.atomic_or(flags, _EDGES, mask=(fits == 0) & (atom == 0))
     tl.atomic_max(most, total, mask=atom == 0)
-    tl.store(offsets + atom + 1, tl.where(fits, tl.load(ends + atom), 0))
+    tl.store(offsets + atom + 1, tl.where(fits, limit, 0))
     base = tl.load(ends + atom - 1, mask=atom > 0, other=0)
     number = base
     start, end = tl.load(candidate_offsets + atom), tl.load(candidate_offsets + atom + 1)
@@ -377,7 +378,8 @@ def _write_edges(
         keep = (place >= 0) & fits
         receiver = tl.load(candidate_receivers + leaving, mask=keep, other=0)
         edge = tl.load(ends + receiver - 1, mask=keep & (receiver > 0), other=0) + place
-        tl.store(transpose + number + tl.cumsum(keep.to(tl.int32), 0) - 1, edge, mask=keep)
+        turn = number + tl.cumsum(keep.to(tl.int32), 0) - 1
+        tl.store(transpose + turn, edge, mask=keep & (turn < limit))  # within the row, whatever the candidates are
         number += tl.sum(keep.to(tl.int32), 0)
     last = (tl.zeros((BLOCK,), tl.int64) + num_atoms) - 1
     for first in range(tl.where(fits, total, 0) + atom * BLOCK, capacity, num_atoms * BLOCK):
@@ -395,8 +397,9 @@ def find_candidates(
 ) -> None:
     """Write all pairs closer than ``radii[2]`` (A) to ``candidates``, rows by distance, sender and shift, and report.
 
-    Candidates that do not fit leave none. Lengths are compared in the positions as wrapped into the cell, and a hair
-    (``MARGIN``) further, so that there may be a few more than a search in the given positions finds, never fewer.
+    Candidates that do not fit, or a search that missed bins, leave none. Lengths are compared in the positions as wrapped
+    into the cell, and a hair (``MARGIN``) further, so that there may be a few more than a search in the given positions
+    finds, never fewer.
     """
     num_atoms, capacity = len(system_N), len(candidates.senders_C)
     if num_atoms == 0:
@@ -417,7 +420,8 @@ def find_candidates(
     _launch(_search, (num_atoms,), *arguments, found_N, *unsorted, FILL=False, **cut)
     ends_N = found_N.cumsum(0)
     fits = ends_N[-1] <= capacity
-    candidates.offsets[1:].copy_(ends_N * fits)
+    all_seen = (report.flags[0] & SPANS) == 0
+    candidates.offsets[1:].copy_(ends_N * (fits & all_seen))
     report.add(CANDIDATES, ~fits)
     report.ask(1, ends_N[-1])
     _launch(_search, (num_atoms,), *arguments, found_N, *unsorted, FILL=True, **cut)
