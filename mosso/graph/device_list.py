@@ -51,6 +51,7 @@ class DeviceList:
         implementation: auto, reference or triton; see kernels/dispatch.py.
 
     Attributes:
+        capacity: room for edges and for candidates.
         flags: (1,) int32 on the device, bits that stay until ``reset``. MOVED: since the rebuild atoms moved or the cell
             changed so much that edges may be missing. EDGES, CANDIDATES: there were more than the capacity. SPANS: the cell
             shrank so much that the search missed bins. The last three leave the graph empty. A graph is right if no
