@@ -110,8 +110,6 @@ def read_one(path: Path) -> "Structure":
     found = read_structures(path)
     if len(found) != 1:
         raise ValueError(f"{path} holds {len(found)} structures: give a file with the one to simulate.")
-    if found[0].fixed is not None:
-        raise ValueError(f"{path} fixes {int(found[0].fixed.sum())} atoms, which dynamics cannot do yet: remove the constraint.")
     return found[0]
 
 

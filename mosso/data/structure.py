@@ -26,7 +26,7 @@ class Structure:
         labels: reference values where the source has them: ``energy`` (eV), ``forces`` (N, 3) (eV/A),
             ``stress`` (3, 3) (eV/A^3, tension positive).
         info: anything else the source said; carried along, never interpreted.
-        fixed: (N,) bool, atoms that relaxation leaves where they are; None for none.
+        fixed: (N,) bool, atoms that relaxation and dynamics leave where they are; None for none.
     """
 
     numbers: np.ndarray

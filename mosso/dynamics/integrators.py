@@ -37,10 +37,11 @@ class Ensemble:
     def degrees_of_freedom(self, state: State) -> Tensor:
         """(B,) how many momenta carry kT/2 of kinetic energy.
 
-        3 N - 3 (molecules: 3 N - 6, or 3 N - 5 when linear; one atom: 3) where the momentum is conserved and starts at
-        zero. 3 N under Langevin noise, which thermalises the motion of the centre of mass like any other.
+        With N atoms that move: 3 N - 3 (molecules: 3 N - 6, or 3 N - 5 when linear; one atom, or others fixed: 3 N) where the
+        momentum is conserved and starts at zero. 3 N under Langevin noise, which thermalises the motion of the centre of mass
+        like any other.
         """
-        return 3 * state.counts_B - (state.conserved_B if self.conserves_momentum else 0)
+        return 3 * state.num_free_B - (state.conserved_B if self.conserves_momentum else 0)
 
     def conserved_energy(self, state: State) -> Tensor:
         """(B,) eV, constant up to the error of the integrator."""
@@ -53,8 +54,8 @@ def temperature(state: State, ensemble: Ensemble) -> Tensor:
 
 
 def kick(state: State, dt: float) -> State:
-    """Momenta pushed by the forces for an internal time ``dt``."""
-    return replace(state, momenta_N3=state.momenta_N3 + dt * state.forces_N3)
+    """Momenta of the atoms that move pushed by the forces for an internal time ``dt``."""
+    return replace(state, momenta_N3=state.momenta_N3 + dt * state.forces_N3 * state.free_N.unsqueeze(1))
 
 
 def drift(state: State, dt: float) -> State:
@@ -111,7 +112,7 @@ class Langevin(Ensemble):
 def thermalise(state: State, kelvin: float, decay: float) -> State:
     """The exact Ornstein-Uhlenbeck step on momenta: p' = c p + sqrt((1 - c^2) m kT) noise with c = exp(-decay)."""
     normal_N3 = noise.gaussian(state.seeds_N, state.index_N, state.step, noise.THERMOSTAT)
-    width_N1 = torch.sqrt(state.masses_N * (-math.expm1(-2.0 * decay) * KB * kelvin)).unsqueeze(1)
+    width_N1 = torch.sqrt(state.masses_N * (-math.expm1(-2.0 * decay) * KB * kelvin) * state.free_N).unsqueeze(1)
     after = replace(state, momenta_N3=math.exp(-decay) * state.momenta_N3 + width_N1 * normal_N3)
     heat_B = kinetic_energy(after) - kinetic_energy(state)
     return replace(after, exchanged_B=state.exchanged_B + heat_B)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from mosso.data.structure import Batch, Structure
-from mosso.dynamics.state import Evaluation, ForceField, make_batch, max_systems, sum_systems
+from mosso.dynamics.state import Evaluation, ForceField, free_atoms, make_batch, max_systems, sum_systems
 from mosso.dynamics.units import BAR
 from mosso.graph.verlet import VerletList
 
@@ -99,7 +99,7 @@ def relax(
         raise ValueError(f"System {system} is not periodic in three directions, so its cell cannot be relaxed: relax without the cell.")
     if pressure != 0.0 and not cell:
         raise ValueError("A pressure acts on the cell only: relax the cell too, or leave the pressure out.")
-    free_N1 = _free_atoms(checked, batch0)
+    free_N1 = free_atoms(checked, batch0.positions_N3.device).unsqueeze(1)
     counts_B = torch.bincount(batch0.system_N, minlength=batch0.num_systems)
     neighbors = VerletList(potential.cutoff, skin=skin)
     walk, batch = _begin(batch0), batch0
@@ -214,11 +214,6 @@ def _largest(force_N3: Tensor, pull_B33: Tensor, counts_B: Tensor) -> Tensor:
     """(B,) largest force on an atom or on a row of the cell."""
     atoms_B = max_systems(torch.linalg.vector_norm(force_N3, dim=1), counts_B)
     return torch.maximum(atoms_B, torch.linalg.vector_norm(pull_B33, dim=2).amax(1))
-
-
-def _free_atoms(structures: list[Structure], batch: Batch) -> Tensor:
-    masks = [np.zeros(len(s), dtype=bool) if s.fixed is None else s.fixed for s in structures]
-    return torch.as_tensor(~np.concatenate(masks), device=batch.positions_N3.device).unsqueeze(1)
 
 
 def _check(energy_B: Tensor, largest_B: Tensor, step: int) -> None:

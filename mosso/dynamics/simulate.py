@@ -11,7 +11,18 @@ from torch import Tensor
 from mosso.data.structure import Batch
 from mosso.dynamics.checkpoint import load_state, require_settings, save_state
 from mosso.dynamics.integrators import Ensemble, renew, temperature
-from mosso.dynamics.state import Evaluation, ForceField, State, kinetic_energy, make_batch, max_systems, pressure, start, sum_systems
+from mosso.dynamics.state import (
+    Evaluation,
+    ForceField,
+    State,
+    free_atoms,
+    kinetic_energy,
+    make_batch,
+    max_systems,
+    pressure,
+    start,
+    sum_systems,
+)
 from mosso.dynamics.units import BAR, GRAM_PER_CM3
 from mosso.graph.graph import Graph
 from mosso.graph.verlet import VerletList
@@ -76,8 +87,8 @@ def log_row(state: State, ensemble: Ensemble) -> LogRow:
 
 
 def max_force(state: State) -> Tensor:
-    """(B,) float64, eV/A, largest force on an atom of each system."""
-    return max_systems(torch.linalg.vector_norm(state.forces_N3, dim=1), state.counts_B)
+    """(B,) float64, eV/A, largest force on an atom of each system that moves."""
+    return max_systems(torch.linalg.vector_norm(state.forces_N3, dim=1).where(state.free_N, 0.0), state.counts_B)
 
 
 def simulate(
@@ -166,9 +177,11 @@ def _begin(
             raise ValueError("Constant energy needs velocities to start from: pass temperature_init in K (0 for atoms at rest).")
         return start(potential, structures, temperature_init, seed)
     if structures is not None:
-        _, batch = make_batch(potential, structures)
+        checked, batch = make_batch(potential, structures)
         if batch.offsets != state.batch.offsets or not bool((batch.numbers_N == state.batch.numbers_N).all()):
             raise ValueError("The state to go on from has other atoms than the structures: resume with the same input.")
+        if not torch.equal(free_atoms(checked, state.free_N.device), state.free_N):
+            raise ValueError("The state to go on from has other fixed atoms than the structures: resume with the same input.")
     return state
 
 

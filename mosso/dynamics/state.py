@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -52,8 +53,11 @@ class State:
         masses_N: (N,) float64, amu.
         index_N: (N,) int64, index of the atom within its system.
         counts_B: (B,) int64, atoms per system.
+        free_N: (N,) bool, atoms that move; the others keep zero momenta and move with the cell only.
+        num_free_B: (B,) int64, how many of each system move, at least one.
         conserved_B: (B,) int64, momenta that stay zero where nothing pushes the system as a whole: 3 for the centre of
-            mass, and for molecules 3 more for the rotation (2 when linear); 0 for a single atom, whose drift is kept.
+            mass, and for molecules 3 more for the rotation (2 when linear); 0 for a single atom, whose drift is kept, and
+            for systems with fixed atoms, which hold the others.
         seeds_B: (B,) int64; with ``step`` the whole state of the random numbers.
         energy_B, forces_N3, stress_B33: eV, eV/A, eV/A^3 at these positions; stress is None when not asked for and
             means nothing for systems without a volume.
@@ -68,6 +72,8 @@ class State:
     masses_N: Tensor
     index_N: Tensor
     counts_B: Tensor
+    free_N: Tensor
+    num_free_B: Tensor
     conserved_B: Tensor
     seeds_B: Tensor
     energy_B: Tensor
@@ -135,7 +141,8 @@ def start(
     """The state at step 0 with Maxwell-Boltzmann velocities.
 
     Momenta are drawn at ``temperature`` and not rescaled, so that they are a sample of the ensemble; the drift of the
-    centre of mass is removed, and the rotation of systems without any periodic direction.
+    centre of mass is removed, and the rotation of systems without any periodic direction. Atoms that a structure calls
+    ``fixed`` are at rest; in their systems nothing is removed.
 
     Args:
         potential: gives device, energy and forces.
@@ -147,7 +154,7 @@ def start(
     """
     if not temperature >= 0.0:
         raise ValueError(f"The starting temperature is {temperature} K: give zero or more.")
-    _, batch = make_batch(potential, structures)
+    checked, batch = make_batch(potential, structures)
     device, num_systems = batch.positions_N3.device, batch.num_systems
     seeds = [seed + b for b in range(num_systems)] if isinstance(seed, int) else [int(s) for s in seed]
     if len(seeds) != num_systems:
@@ -160,8 +167,12 @@ def start(
     zero_B = torch.zeros(num_systems, dtype=torch.float64, device=device)
 
     normal_N3 = noise.gaussian(seeds_B[batch.system_N], index_N, step, noise.VELOCITIES)
-    momenta_N3 = torch.sqrt(masses_N * (KB * temperature)).unsqueeze(1) * normal_N3
-    momenta_N3, conserved_B = remove_drift(batch, momenta_N3, masses_N, counts_B)
+    free_N = free_atoms(checked, device)
+    num_free_B = sum_systems(free_N.to(torch.float64), counts_B).to(torch.int64)
+    if not bool((num_free_B > 0).all()):
+        raise ValueError(f"All atoms of system {int(torch.argmin(num_free_B))} are fixed: leave at least one to move.")
+    momenta_N3 = torch.sqrt(masses_N * (KB * temperature) * free_N).unsqueeze(1) * normal_N3
+    momenta_N3, conserved_B = remove_drift(batch, momenta_N3, masses_N, counts_B, num_free_B == counts_B)
 
     output = potential.evaluate(batch, potential.graph(batch), stress=bool(batch.pbc_B3.all(1).any()))
     return State(
@@ -170,6 +181,8 @@ def start(
         masses_N=masses_N,
         index_N=index_N,
         counts_B=counts_B,
+        free_N=free_N,
+        num_free_B=num_free_B,
         conserved_B=conserved_B,
         seeds_B=seeds_B,
         step=step,
@@ -197,11 +210,17 @@ def _masses(batch: Batch, masses: Sequence[float] | Tensor | None) -> Tensor:
     return masses_N
 
 
-def remove_drift(batch: Batch, momenta_N3: Tensor, masses_N: Tensor, counts_B: Tensor) -> tuple[Tensor, Tensor]:
+def free_atoms(structures: Sequence[Structure], device: torch.device) -> Tensor:
+    """(N,) bool, atoms that no structure calls fixed."""
+    masks = [np.zeros(len(s), dtype=bool) if s.fixed is None else s.fixed for s in structures]
+    return torch.as_tensor(~np.concatenate(masks), device=device)
+
+
+def remove_drift(batch: Batch, momenta_N3: Tensor, masses_N: Tensor, counts_B: Tensor, loose_B: Tensor) -> tuple[Tensor, Tensor]:
     """(N, 3) momenta without centre-of-mass motion and, for systems without periodic directions, without rotation;
-    and (B,) int64, how many momenta that removed. A single atom is left as it is."""
+    and (B,) int64, how many momenta that removed. A single atom and systems not ``loose_B`` (B,) are left as they are."""
     system_N = batch.system_N
-    several_B = counts_B > 1
+    several_B = (counts_B > 1) & loose_B
     total_B1 = sum_systems(masses_N, counts_B).unsqueeze(1)
     velocity_B3 = sum_systems(momenta_N3, counts_B) / total_B1 * several_B.unsqueeze(1)
     momenta_N3 = momenta_N3 - masses_N.unsqueeze(1) * velocity_B3[system_N]

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from ase import Atoms
 from ase.build import bulk, molecule
+from ase.constraints import FixAtoms
 from ase.io import read, write
 
 FILES = ["traj.extxyz", "traj.log.csv", "traj.checkpoint.npz"]
@@ -108,6 +109,16 @@ def test_pressure_moves_the_cell(run_json, copper, model_file, out):
     run_json("md", copper, "--model", model_file, *arguments, "--write-every", 20, "-o", out)
     first, last = read(out, 0), read(out, -1)
     assert abs(last.get_volume() - first.get_volume()) > 1e-4
+
+
+def test_constrained_atoms_stay(run_json, model_file, out, tmp_path):
+    atoms = bulk("Cu", "fcc", a=3.7, cubic=True)
+    atoms.set_constraint(FixAtoms([0, 2]))
+    write(tmp_path / "held.extxyz", atoms)
+    run_json("md", tmp_path / "held.extxyz", "--model", model_file, "--steps", 10, "--write-every", 10, "-o", out)
+    moved = np.abs(read(out, -1).positions - atoms.positions).max(axis=1)
+    assert (moved[[0, 2]] == 0).all()
+    assert (moved[[1, 3]] > 0).all()
 
 
 def test_seeds(run_json, water, model_file, out):

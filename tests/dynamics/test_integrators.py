@@ -164,3 +164,48 @@ def test_temperature_of_one_ensemble_in_another_counts_its_own_degrees_of_freedo
     assert Langevin(50.0).degrees_of_freedom(state).tolist() == [96, 21, 3]
     ratio = temperature(state, NVE()) / temperature(state, Langevin(50.0))
     torch.testing.assert_close(ratio, torch.tensor([96 / 93, 21 / 15, 1.0], dtype=torch.float64))
+
+
+def slab() -> Structure:
+    fixed = np.zeros(32, dtype=bool)
+    fixed[::3] = True
+    return replace(fcc(), fixed=fixed)
+
+
+@pytest.mark.parametrize("ensemble", [NVE(), Langevin(60.0, 0.02), NoseHoover(60.0, 50.0)])
+def test_fixed_atoms_stay_and_take_no_part(ensemble):
+    structure = slab()
+    rows = []
+    state = simulate(argon(), structure, ensemble, num_steps=50, timestep=2.0, temperature_init=60.0, log_every=1, on_log=rows.append)
+    moved = (state.batch.positions_N3 - torch.as_tensor(structure.positions)).abs().amax(1)
+    assert (moved[structure.fixed] == 0.0).all()
+    assert (moved[~structure.fixed] > 0.0).all()
+    assert (state.momenta_N3[structure.fixed] == 0.0).all()
+    assert ensemble.degrees_of_freedom(state).tolist() == [3 * int((~structure.fixed).sum())]
+    assert np.ptp([row.conserved_energy for row in rows]) < 2e-3
+    assert rows[0].max_force[0] == float(start(argon(), structure, 1.0).forces_N3[~structure.fixed].norm(dim=1).max())
+
+
+def test_free_atoms_beside_fixed_ones_have_the_temperature_asked_for():
+    states = start(argon(), [slab()] * 200, 300.0, seed=0)
+    assert abs(float(temperature(states, NVE()).mean()) / 300.0 - 1.0) < 4 * (2 / 63 / 200) ** 0.5
+    state = simulate(argon(), [slab()] * 6, Langevin(40.0, 0.02), num_steps=150, timestep=5.0, temperature_init=80.0)
+    rows = []
+    simulate(argon(), None, Langevin(40.0, 0.02), num_steps=300, timestep=5.0, state=state, log_every=5, on_log=rows.append)
+    assert abs(np.mean([row.temperature for row in rows]) - 40.0) < 3.0
+
+
+def test_fixed_atoms_follow_the_cell():
+    ensemble = StochasticCellRescaling(40.0, 1000.0, barostat_time=200.0, compressibility=1e-4)
+    state = simulate(argon(), slab(), ensemble, num_steps=20, timestep=2.0)
+    before, after = np.linalg.inv(slab().cell), torch.linalg.inv(state.batch.cell_B33[0]).numpy()
+    fractional = slab().positions @ before - state.batch.positions_N3.numpy() @ after
+    assert abs(fractional[slab().fixed]).max() < 1e-14
+    assert abs(state.batch.cell_B33[0, 0, 0] - 10.6) > 1e-4
+
+
+def test_nothing_free_or_other_fixed_atoms_are_refused():
+    with pytest.raises(ValueError, match="All atoms of system 1 are fixed"):
+        start(argon(), [fcc(1), replace(fcc(1), fixed=np.ones(4, dtype=bool))], 10.0)
+    with pytest.raises(ValueError, match="other fixed atoms"):
+        simulate(argon(), fcc(), NVE(), num_steps=1, state=start(argon(), slab(), 5.0))
