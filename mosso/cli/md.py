@@ -16,7 +16,7 @@ from mosso.cli.recorder import Recorder, paths_of
 
 if TYPE_CHECKING:
     from mosso.data.structure import Structure
-    from mosso.dynamics.integrators import Ensemble
+    from mosso.dynamics.integrators import Coupling, Ensemble
     from mosso.dynamics.simulate import LogRow
 
 
@@ -26,6 +26,10 @@ def md(
     ensemble: Annotated[Literal["nve", "nvt", "npt"], typer.Option(help="nvt: Langevin; npt: and stochastic cell rescaling.")] = "nvt",
     temperature: Annotated[float, typer.Option(help="K; for nve that of the start.")] = 300.0,
     pressure: Annotated[float, typer.Option(help="bar, for npt.")] = 1.01325,
+    coupling: Annotated[
+        Literal["isotropic", "anisotropic", "diagonal"],
+        typer.Option(help="For npt, what moves: the volume, the whole cell, or its lengths along x, y and z."),
+    ] = "isotropic",
     timestep: Annotated[float, typer.Option(help="fs.")] = 0.5,
     steps: Annotated[int, typer.Option(min=0, help="Steps in all, those before --resume included.")] = 1000,
     friction: Annotated[float, typer.Option(help="1/fs, for nvt and npt.")] = 0.01,
@@ -53,7 +57,7 @@ def md(
         raise ValueError(f"The trajectory would replace the structure it starts from: give --out another name than {out}.")
     start = read_one(structure)
     pot = load_potential(model, device, precision, head, progress=progress)
-    chosen = make_ensemble(ensemble, temperature, pressure, friction)
+    chosen = make_ensemble(ensemble, temperature, pressure, friction, coupling)
     # Velocities of an NVE run are drawn once, so only its own fields decide how it goes on.
     settings = {"model": pot.name, "precision": pot.precision.name, "head": pot.head, "timestep": timestep, "ensemble": repr(chosen)}
     state = None
@@ -113,7 +117,7 @@ def read_one(path: Path) -> "Structure":
     return found[0]
 
 
-def make_ensemble(name: str, temperature: float, pressure: float, friction: float) -> "Ensemble":
+def make_ensemble(name: str, temperature: float, pressure: float, friction: float, coupling: "Coupling") -> "Ensemble":
     """The ensemble a flag names."""
     from mosso.dynamics.integrators import NVE, Langevin, StochasticCellRescaling
 
@@ -121,7 +125,7 @@ def make_ensemble(name: str, temperature: float, pressure: float, friction: floa
         return NVE()
     if name == "nvt":
         return Langevin(temperature, friction)
-    return StochasticCellRescaling(temperature, pressure, friction)
+    return StochasticCellRescaling(temperature, pressure, friction, coupling=coupling)
 
 
 def how_to_go_on(reached: int | None) -> str:

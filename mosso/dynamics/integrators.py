@@ -7,17 +7,19 @@ of the forces; it reads nothing back to the host.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor
 
 from mosso.data.structure import Batch
 from mosso.dynamics import noise
-from mosso.dynamics.state import Evaluation, State, evaluation_fields, kinetic_energy, pressure, virial_pressure
+from mosso.dynamics.state import Evaluation, State, evaluation_fields, kinetic_energy, pressure, pressure_tensor
+from mosso.dynamics.strain import deform, exponential
 from mosso.dynamics.units import BAR, FS, KB
 
 Evaluate = Callable[[Batch], Evaluation]
+Coupling = Literal["isotropic", "anisotropic", "diagonal"]
 
 
 @dataclass(frozen=True)
@@ -120,12 +122,22 @@ def thermalise(state: State, kelvin: float, decay: float) -> State:
 
 @dataclass(frozen=True)
 class StochasticCellRescaling(Ensemble):
-    """Constant temperature and isotropic pressure (Bernetti & Bussi, J. Chem. Phys. 153, 114107 (2020)) over BAOAB.
+    """Constant temperature and pressure by stochastic cell rescaling over BAOAB.
 
-    lambda = sqrt(V) follows the paper's equation with additive noise (their eq. for lambda, k = kT),
-        d lambda = -(beta lambda / 2 tau) (P0 - P - kT / 2 V) dt + sqrt(kT beta / 2 tau) dW,
-    by one Euler-Maruyama step at the start of the time step, where forces and stress belong to the positions; positions
-    scale with the cell, momenta inversely. The volume samples V^N exp(-P0 V / kT) up to an error of the order of dt / tau.
+    Once per time step, at its start, where forces and stress belong to the positions, the systems are strained: positions and
+    cell by F = exp(e), momenta by its inverse. Which strains there are is the coupling:
+
+    * ``isotropic`` (Bernetti & Bussi, J. Chem. Phys. 153, 114107 (2020)): lambda = sqrt(V) follows the paper's equation with
+      additive noise (their eq. for lambda, k = kT),
+      d lambda = -(beta lambda / 2 tau) (P0 - P - kT / 2 V) dt + sqrt(kT beta / 2 tau) dW, by one Euler-Maruyama step.
+    * ``anisotropic`` (Del Tatto et al., Appl. Sci. 12, 1139 (2022)): lengths and angles of the cell move. The paper's
+      dh = -(beta / 3 tau) (P0 - P - kT / V) h dt + sqrt(2 beta kT / 3 V tau) dW h for the matrix h of column vectors, with nine
+      independent noises, turns the system as a whole too, on which nothing depends. Without those turns, and with h' = exp(e) h,
+      it reads e = -(beta / 3 tau) (P0 - P) dt + sqrt(2 beta kT / 3 V tau) (dW + dW^T) / 2: what kT / V stood for is in the second
+      order of the exponential.
+    * ``diagonal``: the diagonal of that e alone; rectangular cells stay rectangular.
+
+    The volume samples V^N exp(-P0 V / kT) up to an error of the order of dt / tau.
 
     Attributes:
         temperature: K.
@@ -133,6 +145,7 @@ class StochasticCellRescaling(Ensemble):
         friction: 1/fs, of the thermostat.
         barostat_time: tau in fs.
         compressibility: beta in 1/bar; a rough value will do, only beta / tau matters. The default is water's.
+        coupling: isotropic, anisotropic or diagonal.
     """
 
     temperature: float
@@ -140,6 +153,7 @@ class StochasticCellRescaling(Ensemble):
     friction: float = 0.01
     barostat_time: float = 1000.0
     compressibility: float = 4.6e-5
+    coupling: Coupling = "isotropic"
 
     needs_stress: ClassVar[bool] = True
 
@@ -148,6 +162,7 @@ class StochasticCellRescaling(Ensemble):
         _require(math.isfinite(self.pressure), f"pressure is {self.pressure} bar: give a finite number.")
         _require(self.barostat_time > 0.0, f"barostat_time is {self.barostat_time} fs: give a positive time (1000 is usual).")
         _require(self.compressibility > 0.0, f"compressibility is {self.compressibility} 1/bar: give a positive number.")
+        _require(self.coupling in get_args(Coupling), f"coupling is {self.coupling!r}: give one of {', '.join(get_args(Coupling))}.")
 
     def prepare(self, state: State) -> State:
         if not bool(state.batch.pbc_B3.all()):
@@ -156,33 +171,62 @@ class StochasticCellRescaling(Ensemble):
 
     def step(self, state: State, timestep: float, evaluate: Evaluate) -> State:
         dt = timestep * FS
-        pressure_B, virial_B = pressure(state), virial_pressure(state)
+        strain_B33 = self._isotropic(state, timestep) if self.coupling == "isotropic" else self._anisotropic(state, timestep)
+        pull_B33 = _strain_derivative(state)
         kicked = kick(state, dt / 2)
-        state = self._rescale(kicked, pressure_B, timestep)
+        state = strained(kicked, strain_B33)
         heat_B = kinetic_energy(state) - kinetic_energy(kicked)
-        change_B = state.batch.volume_B - kicked.batch.volume_B
         state = drift(state, dt / 2)
         state = drift(thermalise(state, self.temperature, self.friction * timestep), dt / 2)
         state = kick(renew(state, evaluate), dt / 2)
-        # The noise makes (dV)^2 of first order in dt, so the work on the interactions needs the trapezoid rule.
-        work_B = heat_B - 0.5 * (virial_B + virial_pressure(state)) * change_B
+        # The noise makes e^2 of first order in dt, so the work on the interactions needs the trapezoid rule.
+        work_B = heat_B + 0.5 * ((pull_B33 + _strain_derivative(state)) * strain_B33).sum((1, 2))
         return advance(replace(state, exchanged_B=state.exchanged_B + work_B), timestep)
 
-    def _rescale(self, state: State, pressure_B: Tensor, timestep: float) -> State:
-        """Cell, positions and momenta after the volume's step."""
-        batch, kelvin = state.batch, KB * self.temperature
-        rate = self.compressibility / BAR * timestep / self.barostat_time  # A^3/eV
-        first_B = torch.zeros_like(state.seeds_B)
-        normal_B = noise.gaussian(state.seeds_B, first_B, state.step, noise.BAROSTAT)[:, 0]
-        volume_B = batch.volume_B
+    def _rate(self, timestep: float) -> float:
+        """beta dt / tau in A^3/eV."""
+        return self.compressibility / BAR * timestep / self.barostat_time
+
+    def _isotropic(self, state: State, timestep: float) -> Tensor:
+        """(B, 3, 3) strain after the volume's step."""
+        kelvin, rate = KB * self.temperature, self._rate(timestep)
+        normal_B = _cell_noise(state, 0)[:, 0]
+        volume_B = state.batch.volume_B
         root_B = torch.sqrt(volume_B)
-        excess_B = self.pressure * BAR - pressure_B - kelvin / (2.0 * volume_B)
+        excess_B = self.pressure * BAR - pressure(state) - kelvin / (2.0 * volume_B)
         root_new_B = root_B - 0.5 * rate * root_B * excess_B + math.sqrt(0.5 * kelvin * rate) * normal_B
-        scale_B = (root_new_B / root_B).square().pow(1.0 / 3.0)
-        scale_N1 = scale_B[batch.system_N].unsqueeze(1)
-        cell_B33 = batch.cell_B33 * scale_B[:, None, None]
-        scaled = replace(batch, positions_N3=batch.positions_N3 * scale_N1, cell_B33=cell_B33)
-        return replace(state, batch=scaled, momenta_N3=state.momenta_N3 / scale_N1)
+        eye_33 = torch.eye(3, dtype=root_B.dtype, device=root_B.device)
+        return (torch.log((root_new_B / root_B).square()) / 3.0)[:, None, None] * eye_33
+
+    def _anisotropic(self, state: State, timestep: float) -> Tensor:
+        """(B, 3, 3) strain after the cell's step, symmetric or diagonal."""
+        kelvin, rate = KB * self.temperature, self._rate(timestep) / 3.0
+        xx, yy, zz = _cell_noise(state, 0).unbind(1)
+        yz, xz, xy = (math.sqrt(0.5) * _cell_noise(state, 1)).unbind(1)
+        noise_B33 = torch.stack([xx, xy, xz, xy, yy, yz, xz, yz, zz], 1).reshape(-1, 3, 3)
+        eye_33 = torch.eye(3, dtype=noise_B33.dtype, device=noise_B33.device)
+        width_B = torch.sqrt(2.0 * kelvin * rate / state.batch.volume_B)
+        strain_B33 = rate * (pressure_tensor(state) - self.pressure * BAR * eye_33) + width_B[:, None, None] * noise_B33
+        return strain_B33 if self.coupling == "anisotropic" else strain_B33 * eye_33
+
+
+def _cell_noise(state: State, index: int) -> Tensor:
+    """(B, 3) independent standard normals; ``index`` gives more of them in the same step."""
+    return noise.gaussian(state.seeds_B, torch.full_like(state.seeds_B, index), state.step, noise.BAROSTAT)
+
+
+def _strain_derivative(state: State) -> Tensor:
+    """(B, 3, 3) eV, derivative of the potential energy with respect to the strain."""
+    assert state.stress_B33 is not None
+    return state.batch.volume_B[:, None, None] * state.stress_B33
+
+
+def strained(state: State, strain_B33: Tensor) -> State:
+    """Positions and cell deformed by exp(strain), momenta by its inverse; ``strain_B33`` is symmetric."""
+    batch, larger_B33 = state.batch, exponential(strain_B33)
+    positions_N3 = deform(batch.positions_N3, larger_B33, batch.system_N)
+    momenta_N3 = deform(state.momenta_N3, exponential(-strain_B33), batch.system_N)
+    return replace(state, batch=replace(batch, positions_N3=positions_N3, cell_B33=batch.cell_B33 @ larger_B33), momenta_N3=momenta_N3)
 
 
 _SUZUKI_YOSHIDA = (1.0 / (2.0 - 2.0 ** (1.0 / 3.0)), 1.0 - 2.0 / (2.0 - 2.0 ** (1.0 / 3.0)), 1.0 / (2.0 - 2.0 ** (1.0 / 3.0)))

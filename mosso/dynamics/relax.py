@@ -10,6 +10,7 @@ from torch import Tensor
 
 from mosso.data.structure import Batch, Structure
 from mosso.dynamics.state import Evaluation, ForceField, free_atoms, make_batch, max_systems, sum_systems
+from mosso.dynamics.strain import deform, exponential
 from mosso.dynamics.units import BAR
 from mosso.graph.verlet import VerletList
 
@@ -179,14 +180,14 @@ def _generalised_forces(
     assert output.stress is not None
     with torch.enable_grad():
         u_B33 = walk.u_B33.clone().requires_grad_()
-        deformation_B33 = torch.linalg.matrix_exp(u_B33)
+        deformation_B33 = exponential(u_B33)
     total_B33 = output.stress.detach() + pressure * torch.eye(3, dtype=u_B33.dtype, device=u_B33.device)
-    inverse_B33 = torch.linalg.inv(deformation_B33.detach())
+    inverse_B33 = exponential(-walk.u_B33)
     slope_B33 = batch.volume_B[:, None, None] * total_B33 @ inverse_B33.mT
     (gradient_B33,) = torch.autograd.grad(deformation_B33, u_B33, slope_B33)
     # Symmetric, so that the cell does not turn; a rotation costs no energy.
     pull_B33 = -0.5 * (gradient_B33 + gradient_B33.mT) / counts_B[:, None, None]
-    force_N3 = (force_N3.unsqueeze(1) @ deformation_B33.detach()[batch.system_N]).squeeze(1)
+    force_N3 = deform(force_N3, deformation_B33.detach(), batch.system_N)
     return force_N3, pull_B33
 
 
@@ -194,8 +195,8 @@ def _place(walk: _Walk, batch0: Batch, cell: bool) -> Batch:
     """The batch at the coordinates of the walk."""
     if not cell:
         return replace(batch0, positions_N3=walk.x_N3)
-    transposed_B33 = torch.linalg.matrix_exp(walk.u_B33).mT
-    positions_N3 = (walk.x_N3.unsqueeze(1) @ transposed_B33[batch0.system_N]).squeeze(1)
+    transposed_B33 = exponential(walk.u_B33).mT
+    positions_N3 = deform(walk.x_N3, transposed_B33, batch0.system_N)
     return replace(batch0, positions_N3=positions_N3, cell_B33=batch0.cell_B33 @ transposed_B33)
 
 

@@ -118,6 +118,19 @@ def pressure(state: State) -> Tensor:
     return 2.0 * kinetic_energy(state) / (3.0 * state.batch.volume_B) + virial_pressure(state)
 
 
+def pressure_tensor(state: State) -> Tensor:
+    """(B, 3, 3) float64, eV/A^3, symmetric: momentum flux of the ideal gas and the virial; a third of its trace is ``pressure``."""
+    assert state.stress_B33 is not None
+    # six sums of numbers: a sum of matrices is not spread over the device
+    flux = {
+        (i, j): sum_systems(state.momenta_N3[:, i] * state.momenta_N3[:, j] / state.masses_N, state.counts_B)
+        for i in range(3)
+        for j in range(i, 3)
+    }
+    rows = [torch.stack([flux[min(i, j), max(i, j)] for j in range(3)], 1) for i in range(3)]
+    return torch.stack(rows, 1) / state.batch.volume_B[:, None, None] - state.stress_B33
+
+
 def make_batch(potential: ForceField, structures: Any) -> tuple[list[Structure], Batch]:
     """One structure or several (mosso or ASE), checked, and as a batch on the potential's device."""
     single = isinstance(structures, Structure) or hasattr(structures, "positions") or not isinstance(structures, Iterable)

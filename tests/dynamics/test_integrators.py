@@ -99,13 +99,14 @@ def test_nose_hoover_energy_error_scales_with_the_square_of_the_timestep():
     assert 3.2 < errors[1] / errors[0] < 4.8
 
 
-def test_ideal_gas_takes_the_volume_of_its_law():
+@pytest.mark.parametrize("coupling", ["isotropic", "anisotropic", "diagonal"])
+def test_ideal_gas_takes_the_volume_of_its_law(coupling):
     """P(V) ~ V^N exp(-P V / kT): mean (N + 1) kT / P and standard deviation sqrt(N + 1) kT / P."""
     num_atoms, num_systems, kelvin, bar = 20, 64, 300.0, 100.0
     unit = KB * kelvin / (bar * BAR)
     length = ((num_atoms + 1) * unit) ** (1 / 3)
     state = start(Free(), [gas(num_atoms, length, seed=b) for b in range(num_systems)], kelvin, seed=0)
-    ensemble = StochasticCellRescaling(kelvin, bar, friction=0.05, barostat_time=50.0, compressibility=1.0 / bar)
+    ensemble = StochasticCellRescaling(kelvin, bar, 0.05, barostat_time=50.0, compressibility=1.0 / bar, coupling=coupling)
     conserved, volumes = ensemble.conserved_energy(state), []
     for step in range(2500):
         state = ensemble.step(state, 1.0, lambda batch: Free().evaluate(batch, None, stress=True))
@@ -118,6 +119,65 @@ def test_ideal_gas_takes_the_volume_of_its_law():
     assert abs(volumes.std() / (num_atoms + 1) ** 0.5 - 1.0) < 0.06
     drift = ensemble.conserved_energy(state) - conserved
     assert drift.abs().max() < 1e-10
+
+
+class ElasticGas(Free):
+    """No forces on the atoms, but the energy N k tr(e^2) / 2 (k in eV) of a cell whose metric is that of exp(2 e) times L^2."""
+
+    def __init__(self, spring: float, length: float) -> None:
+        self.spring, self.length = spring, length
+
+    def strain(self, batch: Batch) -> torch.Tensor:
+        value_B3, vector_B33 = torch.linalg.eigh(batch.cell_B33.mT @ batch.cell_B33 / self.length**2)
+        return vector_B33 @ torch.diag_embed(0.5 * value_B3.log()) @ vector_B33.mT
+
+    def evaluate(self, batch, graph, *, stress=False):
+        output = super().evaluate(batch, graph, stress=stress)
+        strain_B33 = self.strain(batch)
+        energy_B = 0.5 * self.spring * strain_B33.square().sum((1, 2))
+        # the energy depends on the left stretch alone and is isotropic, so its Cauchy stress is dE/de / V
+        return replace(output, energy=energy_B, stress=self.spring * strain_B33 / batch.volume_B[:, None, None])
+
+
+def test_elastic_cell_fluctuates_as_theory_says():
+    """N = 1, P0 so that V^N exp(-P0 V / kT) is flat at V = L^3: deviatoric strains have the variance kT / k, to first order in it."""
+    kelvin, num_systems = 300.0, 64
+    spring, length = 400.0 * KB * kelvin, 20.0
+    potential = ElasticGas(spring, length)
+    state = start(potential, [gas(8, length, seed=b) for b in range(num_systems)], kelvin, seed=3)
+    bar = 9 * KB * kelvin / length**3 / BAR
+    ensemble = StochasticCellRescaling(kelvin, bar, 0.05, barostat_time=50.0, compressibility=1 / bar, coupling="anisotropic")
+    first, shear, stretch, energies = ensemble.conserved_energy(state), [], [], []
+    for step in range(2500):
+        state = ensemble.step(state, 0.2, lambda batch: potential.evaluate(batch, None, stress=True))
+        if step >= 500:
+            strain_B33 = potential.strain(state.batch)
+            shear.append((strain_B33[:, [0, 0, 1], [1, 2, 2]].square().mean(1)).numpy())
+            deviator_B3 = strain_B33.diagonal(dim1=1, dim2=2) - strain_B33.diagonal(dim1=1, dim2=2).mean(1, keepdim=True)
+            stretch.append((deviator_B3.square().sum(1) / 2).numpy())
+        energies.append((ensemble.conserved_energy(state) - first).abs().max())
+    for samples, expected in ((np.array(shear), 1 / 800), (np.array(stretch), 1 / 400)):
+        error = samples.mean(axis=0).std(ddof=1) / num_systems**0.5
+        assert error < 0.05 * expected
+        assert abs(samples.mean() / expected - 1.0) < 4 * error / expected + 0.02
+    assert max(energies) < 0.2 * KB * kelvin * 8
+
+
+def test_couplings_move_what_they_should():
+    cells = {}
+    for coupling in ("anisotropic", "diagonal"):
+        ensemble = StochasticCellRescaling(40.0, 1000.0, barostat_time=200.0, compressibility=1e-4, coupling=coupling)
+        rows = []
+        state = simulate(argon(), fcc(), ensemble, num_steps=100, timestep=2.0, seed=3, log_every=1, on_log=rows.append)
+        assert np.ptp([row.conserved_energy for row in rows]) < 5e-3
+        cells[coupling] = state.batch.cell_B33[0]
+        diagonal_3 = cells[coupling].diagonal()
+        assert len(set(diagonal_3.tolist())) == 3
+    assert (cells["diagonal"] - cells["diagonal"].diagonal().diag()).abs().max() == 0.0
+    shear = (cells["anisotropic"] - cells["anisotropic"].diagonal().diag()).abs().max()
+    assert shear > 1e-2
+    # strains are symmetric; only their order turns the cell, in second order
+    assert (cells["anisotropic"] - cells["anisotropic"].mT).abs().max() < 0.1 * shear
 
 
 def test_constant_pressure_conserves_its_energy_and_moves_the_cell():
@@ -151,6 +211,7 @@ def test_ensembles_refuse_what_makes_no_sense():
         lambda: NoseHoover(300.0, chain=0),
         lambda: StochasticCellRescaling(300.0, barostat_time=0.0),
         lambda: StochasticCellRescaling(300.0, pressure=float("nan")),
+        lambda: StochasticCellRescaling(300.0, coupling="cubic"),
     ):
         with pytest.raises(ValueError, match="give"):
             build()
