@@ -1,6 +1,7 @@
-"""The simulation loop: steps, neighbour lists, logging, and when to stop."""
+"""The public face of molecular dynamics: what is simulated and recorded, and when a simulation has gone wrong."""
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,23 +10,12 @@ import torch
 from torch import Tensor
 
 from mosso.data.structure import Batch
+from mosso.dynamics.blocks import Blocks, Evaluate, Record, SearchError
 from mosso.dynamics.checkpoint import load_state, require_settings, save_state
 from mosso.dynamics.integrators import Ensemble, renew, temperature
-from mosso.dynamics.state import (
-    Evaluation,
-    ForceField,
-    State,
-    free_atoms,
-    kinetic_energy,
-    make_batch,
-    max_systems,
-    pressure,
-    start,
-    sum_systems,
-)
+from mosso.dynamics.leaves import mapped
+from mosso.dynamics.state import ForceField, State, free_atoms, kinetic_energy, make_batch, max_systems, pressure, start, sum_systems
 from mosso.dynamics.units import BAR, GRAM_PER_CM3
-from mosso.graph.graph import Graph
-from mosso.graph.verlet import VerletList
 
 __all__ = ["LogRow", "load_state", "log_row", "require_settings", "save_state", "simulate", "start"]
 
@@ -63,32 +53,85 @@ class LogRow:
 
 def log_row(state: State, ensemble: Ensemble) -> LogRow:
     """The log row of a state; pressure is NaN when the state has no stress."""
+    return _log_row(int(state.step), observables(state, ensemble).cpu())
+
+
+def _log_row(step: int, row_RB: Tensor) -> LogRow:
+    time_B, *columns = row_RB.numpy().copy()
+    return LogRow(step, float(time_B[0]) / 1000.0, *columns)
+
+
+def observables(state: State, ensemble: Ensemble) -> Tensor:
+    """(9, B) float64: time (fs), and what a LogRow holds, in its order."""
     periodic_B = state.batch.pbc_B3.all(1)
     nothing_B = torch.full_like(state.energy_B, torch.nan)
     density_B = GRAM_PER_CM3 * sum_systems(state.masses_N, state.counts_B) / state.batch.volume_B
     pressure_B = nothing_B if state.stress_B33 is None else pressure(state) / BAR
     kinetic_B = kinetic_energy(state)
-
-    def host(values_B: Tensor) -> np.ndarray:
-        return values_B.detach().cpu().numpy().copy()
-
-    return LogRow(
-        step=int(state.step),
-        time=float(state.time) / 1000.0,
-        potential_energy=host(state.energy_B),
-        kinetic_energy=host(kinetic_B),
-        total_energy=host(state.energy_B + kinetic_B),
-        conserved_energy=host(ensemble.conserved_energy(state)),
-        temperature=host(temperature(state, ensemble)),
-        pressure=host(torch.where(periodic_B, pressure_B, nothing_B)),
-        density=host(torch.where(periodic_B, density_B, nothing_B)),
-        max_force=host(max_force(state)),
-    )
+    columns = [
+        state.time.expand_as(kinetic_B),
+        state.energy_B,
+        kinetic_B,
+        state.energy_B + kinetic_B,
+        ensemble.conserved_energy(state),
+        temperature(state, ensemble),
+        torch.where(periodic_B, pressure_B, nothing_B),
+        torch.where(periodic_B, density_B, nothing_B),
+        max_force(state),
+    ]
+    return torch.stack(columns)
 
 
 def max_force(state: State) -> Tensor:
     """(B,) float64, eV/A, largest force on an atom of each system that moves."""
     return max_systems(torch.linalg.vector_norm(state.forces_N3, dim=1).where(state.free_N, 0.0), state.counts_B)
+
+
+@dataclass(frozen=True, eq=False)
+class _Motion:
+    """A state and its health: (4, B) float64, the first step at which a system was out of reason, -1 for none, and its energy
+    (eV), temperature (K) and largest force (eV/A) then."""
+
+    state: State
+    health_4B: Tensor
+
+    @property
+    def batch(self) -> Batch:
+        return self.state.batch
+
+    @property
+    def status(self) -> Tensor:
+        return self.health_4B
+
+    @property
+    def failed(self) -> Tensor:
+        return (self.health_4B[0] >= 0.0).any()
+
+
+@dataclass(frozen=True)
+class _Dynamics:
+    """A step of an ensemble, and its health; stress where the ensemble needs it or it is recorded."""
+
+    ensemble: Ensemble
+    timestep: float
+    periodic: bool
+
+    def step(self, motion: _Motion, evaluate: Evaluate, recorded: bool) -> _Motion:
+        stress = self.ensemble.needs_stress or (recorded and self.periodic)
+        state = self.ensemble.step(motion.state, self.timestep, lambda batch: evaluate(batch, stress))
+        return self.examined(state, motion.health_4B)
+
+    def row(self, motion: _Motion) -> Tensor:
+        return observables(motion.state, self.ensemble)
+
+    def examined(self, state: State, health_4B: Tensor | None = None) -> _Motion:
+        """The state with its health, which keeps what was wrong first."""
+        temperature_B, force_B = temperature(state, self.ensemble), max_force(state)
+        # Comparisons with NaN are false, so "sane" is asked, not "bad".
+        sane_B = torch.isfinite(state.energy_B) & (temperature_B <= MAX_TEMPERATURE) & (force_B <= MAX_FORCE)
+        step_B = torch.where(sane_B, -1.0, state.step.to(torch.float64))
+        now_4B = torch.stack([step_B, state.energy_B, temperature_B, force_B])
+        return _Motion(state, now_4B if health_4B is None else torch.where(health_4B[0] >= 0.0, health_4B, now_4B))
 
 
 def simulate(
@@ -119,8 +162,8 @@ def simulate(
         seed: system b uses ``seed + b``, or its own of a sequence; of no effect with ``state``, which carries its own.
         log_every, write_every: steps between calls of ``on_log`` and ``on_frame``, counted from step 0 of the simulation,
             so that a run in two parts records the same steps as a run in one.
-        on_log, on_frame: called with a LogRow or the State. Step 0 is recorded, also that of a given state; a later step one
-            goes on from is not recorded again.
+        on_log, on_frame: called with a LogRow or the State on the host, in order, some steps after the step they belong to.
+            Step 0 is recorded, also that of a given state; a later step one goes on from is not recorded again.
         state: where to go on from; with the same timestep and ensemble the run continues bit for bit.
         skin: Angstrom, how far beyond the cutoff the neighbour list reaches.
 
@@ -133,33 +176,46 @@ def simulate(
             "give num_steps of zero or more, a positive timestep, and intervals of one step or more."
         )
     state = ensemble.prepare(_begin(potential, structures, ensemble, temperature_init, seed, state))
-    neighbors = VerletList(potential.cutoff, skin=skin)
-    periodic = bool(state.batch.pbc_B3.all(1).any())
-    first = int(state.step)
-
-    def due(step: int, every: int, callback: object) -> bool:
-        return callback is not None and step % every == 0
-
-    def evaluator(step: int, stress: bool) -> Callable[[Batch], Evaluation]:
-        return lambda batch: potential.evaluate(batch, _neighbors_at(step, neighbors, batch), stress=stress)
-
-    def record(state: State, step: int) -> None:
-        if due(step, log_every, on_log):
-            on_log(log_row(state, ensemble))  # type: ignore[misc]
-        if due(step, write_every, on_frame):
-            on_frame(state)  # type: ignore[misc]
-
     if ensemble.needs_stress and state.stress_B33 is None:
-        state = renew(state, evaluator(first, stress=True))
-    _check(state, ensemble, first)
+        state = renew(state, lambda batch: potential.evaluate(batch, potential.graph(batch), stress=True))
+    first = int(state.step)
+    dynamics = _Dynamics(ensemble, timestep, periodic=bool(state.batch.pbc_B3.all(1).any()))
+    motion = dynamics.examined(state)
+    list(_check(motion.health_4B.cpu(), []))
+
+    def logged(step: int) -> bool:
+        return on_log is not None and step % log_every == 0
+
+    def kept(step: int) -> bool:
+        return on_frame is not None and step % write_every == 0
+
+    def hand_over(step: int, row_RB: Tensor, state: State | None) -> None:
+        if on_log is not None and logged(step):
+            on_log(_log_row(step, row_RB))
+        if on_frame is not None and state is not None:
+            on_frame(state)
+
     if first == 0:
-        record(state, first)
-    for step in range(first + 1, first + num_steps + 1):
-        recorded = due(step, log_every, on_log) or due(step, write_every, on_frame)
-        state = ensemble.step(state, timestep, evaluator(step, stress=ensemble.needs_stress or (recorded and periodic)))
-        _check(state, ensemble, step)
-        record(state, step)
-    return state
+        hand_over(0, dynamics.row(motion).cpu(), mapped(state, Tensor.cpu))
+    if num_steps == 0:
+        return state
+    blocks = Blocks(
+        dynamics,
+        potential,
+        motion,
+        first=first,
+        last=first + num_steps,
+        recorded=lambda step: logged(step) or kept(step),
+        kept=kept,
+        skin=skin,
+    )
+    try:
+        for block in blocks.run():
+            for record in _check(block.status, block.records):
+                hand_over(record.step, record.row, None if record.course is None else record.course.state)
+    except SearchError as error:  # atoms that have run into each other or to infinity are the simulation's fault, not the input's
+        raise ValueError(f"The simulation became unstable at step {blocks.step + 1}: {_REMEDY} ({error})") from error
+    return blocks.course.state
 
 
 def _begin(
@@ -185,24 +241,15 @@ def _begin(
     return state
 
 
-def _neighbors_at(step: int, neighbors: VerletList, batch: Batch) -> Graph:
-    """The neighbours; atoms that have run into each other or to infinity are the simulation's fault, not the input's."""
-    try:
-        return neighbors.update(batch)
-    except ValueError as error:
-        raise ValueError(f"The simulation became unstable at step {step}: {_REMEDY} ({error})") from error
-
-
-def _check(state: State, ensemble: Ensemble, step: int) -> None:
-    """ValueError where a system has gone wrong. Reads one flag back to the host."""
-    temperature_B, force_B = temperature(state, ensemble), max_force(state)
-    # Comparisons with NaN are false, so "sane" is asked, not "bad".
-    sane_B = torch.isfinite(state.energy_B) & (temperature_B <= MAX_TEMPERATURE) & (force_B <= MAX_FORCE)
-    if bool(sane_B.all()):
-        return
-    system = int(torch.nonzero(~sane_B)[0])
-    raise ValueError(
-        f"The simulation became unstable at step {step} (system {system}: energy {float(state.energy_B[system]):.6g} eV, temperature "
-        f"{float(temperature_B[system]):.6g} K, largest force {float(force_B[system]):.6g} eV/A): "
-        f"{_REMEDY}."
-    )
+def _check(health_4B: Tensor, records: list[Record[_Motion]]) -> Iterator[Record[_Motion]]:
+    """The records before the first step where a system went wrong, and then a ValueError, if one did."""
+    failed_B = health_4B[0] >= 0.0
+    first = float(health_4B[0][failed_B].min()) if bool(failed_B.any()) else math.inf
+    yield from (record for record in records if record.step < first)
+    if first < math.inf:
+        system = int(torch.nonzero(health_4B[0] == first)[0])
+        _, energy, kelvin, force = health_4B[:, system].tolist()
+        raise ValueError(
+            f"The simulation became unstable at step {first:.0f} (system {system}: energy {energy:.6g} eV, temperature {kelvin:.6g} K, "
+            f"largest force {force:.6g} eV/A): {_REMEDY}."
+        )

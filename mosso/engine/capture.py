@@ -1,8 +1,9 @@
-"""One CUDA graph per evaluation: model, backward pass, forces and stress replayed without a launch from the host."""
+"""CUDA graphs: how one is recorded, and one per evaluation that replays model, backward pass, forces and stress without a launch
+from the host. The loop of the dynamics records whole steps instead (dynamics/runners.py)."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import fields, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -10,14 +11,38 @@ from torch import Tensor
 from mosso.data.structure import Batch
 from mosso.engine.potential import Potential
 from mosso.graph.graph import Graph
-from mosso.kernels import SpeciesGroups
-from mosso.models import outputs
-from mosso.models.base import species_index
 from mosso.models.outputs import Output
+
+T = TypeVar("T")
 
 # Room for edges beyond those of the first call, so that a liquid does not outgrow its buffers every few steps.
 HEADROOM = 1.2
 _WARM_UP = 3  # evaluations before capture: lazy initialisation of libraries must not be recorded
+
+
+def warm_up(compute: Callable[[], T]) -> T:
+    """Call ``compute`` a few times on a stream of its own, as a recording needs it before; gives what the last call gave."""
+    stream, current = torch.cuda.Stream(), torch.cuda.current_stream()
+    stream.wait_stream(current)
+    with torch.cuda.stream(stream):
+        for _ in range(_WARM_UP):
+            result = compute()
+    current.wait_stream(stream)
+    return result
+
+
+def record(compute: Callable[[], T], pool: Any = None) -> tuple[torch.cuda.CUDAGraph, T]:
+    """A CUDA graph of one call of ``compute``, which nothing is computed by yet, and what the call gave: tensors that every replay
+    fills. Other threads may go on using CUDA meanwhile.
+
+    Args:
+        compute: reads the same tensors at every replay; they must be kept. Does not read the device from the host.
+        pool: memory shared with other graphs that are never replayed at the same time, from torch.cuda.graph_pool_handle().
+    """
+    cuda_graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(cuda_graph, pool=pool, capture_error_mode="thread_local"):
+        result = compute()
+    return cuda_graph, result
 
 
 class CapturedPotential:
@@ -73,32 +98,15 @@ class _Recording:
         # Not the number of edges at recording: it is read from the row offsets at every replay.
         copies = {f.name: getattr(padded, f.name).clone() for f in fields(Graph) if isinstance(getattr(padded, f.name), Tensor)}
         self.graph = replace(padded, **copies, num_edges=0)
-        # Kept, because the recording reads them at every replay.
-        self.species_N = species_index(batch.numbers_N, potential.species)
-        self.groups = SpeciesGroups.of(self.species_N)
+        # Kept, because the recording reads its species at every replay.
+        self.bound = potential.bind(batch)
 
         def step() -> Output:
-            return outputs.evaluate(
-                potential.model,
-                self.batch,
-                self.graph,
-                self.species_N,
-                head=potential.heads.index(potential.head),
-                forces=True,
-                stress=stress,
-                precision=potential.precision.name,
-                groups=self.groups,
-            )
+            return self.bound.evaluate(self.batch, self.graph, stress=stress)
 
-        stream = torch.cuda.Stream(potential.device)
-        stream.wait_stream(torch.cuda.current_stream(potential.device))
-        with torch.cuda.stream(stream):
-            for _ in range(_WARM_UP):
-                step()
-        torch.cuda.current_stream(potential.device).wait_stream(stream)
-        self.cuda_graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self.cuda_graph):
-            self.output = step()
+        with torch.cuda.device(potential.device):
+            warm_up(step)
+            self.cuda_graph, self.output = record(step)
 
     def fits(self, batch: Batch, graph: Graph, stress: bool) -> bool:
         """Whether a replay answers for these inputs; the same numbers tensor is taken for the same atoms without looking."""

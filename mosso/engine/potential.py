@@ -1,6 +1,7 @@
 """Potential: a model on a device under a precision policy, called with structures."""
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,6 +13,7 @@ from mosso.engine.artifact import manifest_of, read_artifact
 from mosso.engine.convert import cached_artifact, read_source
 from mosso.graph.graph import Graph
 from mosso.graph.neighbors import neighbor_list
+from mosso.kernels import SpeciesGroups
 from mosso.models import build, outputs
 from mosso.models.base import species_index
 from mosso.models.outputs import Output
@@ -170,18 +172,13 @@ class Potential:
         return neighbor_list(batch, self.cutoff)
 
     def evaluate(self, batch: Batch, graph: Graph, *, forces: bool = True, stress: bool = False, virials: bool = False) -> Output:
-        """Energy, forces, stress of a batch whose neighbours are known; the call that dynamics makes every step."""
-        return outputs.evaluate(
-            self.model,
-            batch,
-            graph,
-            species_index(batch.numbers_N, self.species),
-            head=self.heads.index(self.head),
-            forces=forces,
-            stress=stress,
-            virials=virials,
-            precision=self.precision.name,
-        )
+        """Energy, forces, stress of a batch whose neighbours are known."""
+        return self.bind(batch).evaluate(batch, graph, forces=forces, stress=stress, virials=virials)
+
+    def bind(self, batch: Batch) -> "BoundPotential":
+        """This potential for the atoms of ``batch``, wherever they move; a ValueError names elements it does not know."""
+        species_N = species_index(batch.numbers_N, self.species)
+        return BoundPotential(self, species_N, SpeciesGroups.of(species_N))
 
     def hessian(self, structure: Any) -> Tensor:
         """(3N, 3N) float64, eV/Angstrom^2, exact second derivatives of the energy of one structure."""
@@ -193,3 +190,34 @@ class Potential:
         """(N, F) node features of all layers, rotating with the structure."""
         batch = self.batch([structures] if hasattr(structures, "positions") else structures)
         return outputs.descriptors(self.model, batch, self.graph(batch), species_index(batch.numbers_N, self.species))
+
+
+@dataclass(frozen=True, eq=False)
+class BoundPotential:
+    """A Potential for the same atoms again and again: nothing in ``evaluate`` waits for the device, so it can be captured.
+
+    Attributes:
+        potential: whose model, head and precision are used.
+        species_N: (N,) int64, index of each atom's element in the model.
+        groups: the atoms by species.
+    """
+
+    potential: Potential
+    species_N: Tensor
+    groups: SpeciesGroups
+
+    def evaluate(self, batch: Batch, graph: Graph, *, forces: bool = True, stress: bool = False, virials: bool = False) -> Output:
+        """Energy, forces, stress of the atoms at the positions of ``batch``; the call that dynamics makes every step."""
+        potential = self.potential
+        return outputs.evaluate(
+            potential.model,
+            batch,
+            graph,
+            self.species_N,
+            head=potential.heads.index(potential.head),
+            forces=forces,
+            stress=stress,
+            virials=virials,
+            precision=potential.precision.name,
+            groups=self.groups,
+        )

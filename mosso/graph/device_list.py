@@ -17,7 +17,7 @@ from mosso.graph.graph import Graph, displacements, edge_vectors
 from mosso.graph.neighbors import check_cutoff, edges_within, neighbor_list
 from mosso.graph.verlet import SAFE_SHARE, check_skin
 from mosso.kernels import neighbor_ops
-from mosso.kernels.reference_neighbor_list import CANDIDATES, EDGES, MOVED, SPANS, Candidates, Edges, Report, inverse_cells
+from mosso.kernels.reference_neighbor_list import CANDIDATES, EDGES, MOVED, SPANS, Candidates, Edges, Report, inverse_cells, movement
 
 __all__ = ["CANDIDATES", "EDGES", "MOVED", "SPANS", "Counts", "DeviceList"]
 
@@ -112,6 +112,30 @@ class DeviceList:
         else:
             self._ops.find_candidates(*_state(batch), self._bins, self._radii, candidates, self._report)
         self._built = True
+
+    @torch.no_grad()
+    def sort(self) -> None:
+        """Put the candidates of each receiver in the order of sender and shift, so that graphs do not depend on when the list
+        was rebuilt."""
+        found, capacity = self._candidates, self.capacity.candidates
+        num_atoms = found.offsets.shape[0] - 1
+        real_C = torch.arange(capacity, device=found.offsets.device) < found.offsets[-1]
+        x, y, z = found.shifts_C3.long().unbind(1)
+        shift_C = ((x << 42) + (y << 21) + z).where(real_C, 0)  # 21 bits each
+        pair_C = (found.receivers_C.long() * num_atoms + found.senders_C).where(real_C, num_atoms**2)
+        order_C = torch.argsort(shift_C, stable=True)
+        order_C = order_C[torch.argsort(pair_C[order_C], stable=True)]
+        for values in (found.senders_C, found.receivers_C, found.shifts_C3):
+            values.copy_(values[order_C])
+        sender_C = found.senders_C.long().where(real_C, num_atoms)
+        found.outgoing_C.copy_(torch.argsort(sender_C, stable=True))
+
+    @torch.no_grad()
+    def used(self, batch: Batch) -> Tensor:
+        """() float64, how much of the way that atoms may go after a rebuild they have gone; the list fails above one."""
+        moved_N, limit_B = movement(*_state(batch), self._candidates, self._radii)
+        share_N = moved_N / limit_B.clamp(min=0.0)[batch.system_N]
+        return share_N.max() if batch.num_atoms else share_N.sum()
 
     @torch.no_grad()
     def graph(self, batch: Batch) -> Graph:

@@ -108,6 +108,12 @@ class Graph:
             transpose_E=torch.cat([self.transpose_E, extra]),
         )
 
+    def trimmed(self) -> "Graph":
+        """The same graph without its padding; waits for the device to say how many edges are real."""
+        real = int(self.receiver_offsets[-1])
+        names = ("senders_E", "receivers_E", "shifts_E3", "transpose_E")
+        return replace(self, **{name: getattr(self, name)[:real] for name in names}, num_edges=real)
+
 
 def _unique_order(senders_E: Tensor, receivers_E: Tensor, shifts_E3: Tensor, num_atoms: int) -> Tensor:
     """(E,) int64, the order by receiver, then sender, then shift."""

@@ -131,18 +131,27 @@ def inverse_cells(cell_B33: Tensor) -> Tensor:
     return torch.stack(columns, dim=2) / volume_B11
 
 
-def moved_too_far(positions_N3: Tensor, cell_B33: Tensor, system_N: Tensor, candidates: Candidates, radii: Tensor) -> Tensor:
-    """() bool, whether a pair that was at least ``reach`` apart at the search may now be closer than ``cutoff``.
+def movement(
+    positions_N3: Tensor, cell_B33: Tensor, system_N: Tensor, candidates: Candidates, radii: Tensor
+) -> tuple[Tensor, Tensor]:
+    """(N,) how far (A) atoms moved since the search beside the strain of the cell, and (B,) how far they may.
 
     With h = h0 F for the cells, a vector between images is d = d0 F + u_i - u_j, where u = r - r0 F. Hence
     |d| >= s |d0| - |u_i| - |u_j| with the smallest singular value s of F, which is at least 1 - |F - 1|.
-    An atom whose position is not finite has moved too far.
     """
     cutoff, reach = radii[0], radii[1]
     strain_B33 = candidates.inverse_B33 @ (cell_B33 - candidates.cell_B33)  # F - 1: exactly zero for the same cell
     limit_B = 0.5 * ((1.0 - torch.linalg.vector_norm(strain_B33, dim=(1, 2))) * reach - cutoff)
     affine_N3 = (candidates.positions_N3.unsqueeze(-1) * strain_B33[system_N]).sum(1)
-    moved_N = torch.linalg.vector_norm(positions_N3 - candidates.positions_N3 - affine_N3, dim=1)
+    return torch.linalg.vector_norm(positions_N3 - candidates.positions_N3 - affine_N3, dim=1), limit_B
+
+
+def moved_too_far(positions_N3: Tensor, cell_B33: Tensor, system_N: Tensor, candidates: Candidates, radii: Tensor) -> Tensor:
+    """() bool, whether a pair that was at least ``reach`` apart at the search may now be closer than ``cutoff``.
+
+    An atom whose position is not finite has moved too far.
+    """
+    moved_N, limit_B = movement(positions_N3, cell_B33, system_N, candidates, radii)
     return ~(moved_N <= limit_B[system_N]).all()
 
 

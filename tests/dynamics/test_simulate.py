@@ -11,9 +11,12 @@ from mosso.dynamics.simulate import load_state, save_state, simulate, start
 from mosso.dynamics.state import sum_systems
 from mosso.dynamics.units import ATOMIC_MASSES, BAR, FS, GRAM_PER_CM3, KB
 
-ENSEMBLES = [NVE(), Langevin(60.0, 0.02), NoseHoover(60.0, 50.0), *(
-    StochasticCellRescaling(60.0, 500.0, 0.02, 200.0, 1e-4, coupling) for coupling in ("isotropic", "anisotropic")
-)]
+ENSEMBLES = [
+    NVE(),
+    Langevin(60.0, 0.02),
+    NoseHoover(60.0, 50.0),
+    *(StochasticCellRescaling(60.0, 500.0, 0.02, 200.0, 1e-4, coupling) for coupling in ("isotropic", "anisotropic")),
+]
 IDS = ["nve", "langevin", "nose-hoover", "npt", "npt-anisotropic"]
 
 

@@ -21,4 +21,6 @@ def test_exponential_and_its_derivative_are_those_of_torch(size):
 def test_deform_multiplies_rows_from_the_left():
     rows_N3, matrix_B33 = torch.randn(4, 3), torch.randn(2, 3, 3)
     system_N = torch.tensor([0, 1, 1, 0])
-    torch.testing.assert_close(deform(rows_N3, matrix_B33, system_N), torch.stack([r @ matrix_B33[b] for r, b in zip(rows_N3, system_N, strict=True)]))
+    torch.testing.assert_close(
+        deform(rows_N3, matrix_B33, system_N), torch.stack([r @ matrix_B33[b] for r, b in zip(rows_N3, system_N, strict=True)])
+    )
