@@ -4,7 +4,6 @@ from functools import partial
 
 import numpy as np
 import pytest
-import torch
 from dynamics.potentials import argon, cluster, fcc
 from dynamics.test_simulate import ENSEMBLES, IDS, same
 
