@@ -132,10 +132,11 @@ class DeviceList:
 
     @torch.no_grad()
     def used(self, batch: Batch) -> Tensor:
-        """() float64, how much of the way that atoms may go after a rebuild they have gone; the list fails above one."""
+        """() float64, share of the skin that atoms and cells have used up since the rebuild; the list fails above one."""
         moved_N, limit_B = movement(*_state(batch), self._candidates, self._radii)
-        share_N = moved_N / limit_B.clamp(min=0.0)[batch.system_N]
-        return share_N.max() if batch.num_atoms else share_N.sum()
+        at_rest = 0.5 * (self._radii[1] - self._radii[0])
+        left_N = limit_B[batch.system_N] - moved_N
+        return 1.0 - left_N.min() / at_rest if batch.num_atoms else at_rest.new_zeros(())
 
     @torch.no_grad()
     def graph(self, batch: Batch) -> Graph:

@@ -131,9 +131,7 @@ def inverse_cells(cell_B33: Tensor) -> Tensor:
     return torch.stack(columns, dim=2) / volume_B11
 
 
-def movement(
-    positions_N3: Tensor, cell_B33: Tensor, system_N: Tensor, candidates: Candidates, radii: Tensor
-) -> tuple[Tensor, Tensor]:
+def movement(positions_N3: Tensor, cell_B33: Tensor, system_N: Tensor, candidates: Candidates, radii: Tensor) -> tuple[Tensor, Tensor]:
     """(N,) how far (A) atoms moved since the search beside the strain of the cell, and (B,) how far they may.
 
     With h = h0 F for the cells, a vector between images is d = d0 F + u_i - u_j, where u = r - r0 F. Hence

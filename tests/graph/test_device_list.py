@@ -292,3 +292,40 @@ def test_captured_in_cuda_graphs(method: str) -> None:
     batch.positions_N3.add_(far)
     select.replay()
     assert int(device_list.flags) == MOVED
+
+
+def test_sorted_graphs_do_not_remember_when_the_list_was_rebuilt() -> None:
+    batch = Batch.of([*AWKWARD.values(), water_box(2)])
+    early, late = DeviceList(batch, CUTOFF, SKIN), DeviceList(batch, CUTOFF, SKIN, edge_capacity=20000, candidate_capacity=30000)
+    later = moved(batch, steps(batch, 0.4 * SKIN))
+    early.rebuild(batch)
+    late.rebuild(later)
+    for device_list in (early, late):
+        device_list.sort()
+        device_list.sort()
+        graph = device_list.graph(later)
+        assert edges(graph) == edges(neighbor_list(later, CUTOFF, "brute"))
+        assert_invariants(graph, later)
+        trimmed = graph.trimmed()
+        assert trimmed.num_edges == trimmed.capacity == int(graph.receiver_offsets[-1])
+        assert torch.equal(trimmed.transpose_E, torch.argsort(trimmed.senders_E, stable=True))
+
+
+def test_used_is_one_where_the_list_begins_to_fail() -> None:
+    batch = Batch.of([copper(), water_molecule()])
+    device_list = DeviceList(batch, CUTOFF, SKIN)
+    device_list.rebuild(batch)
+    assert float(device_list.used(batch)) == 0.0
+    for share in (0.3, 0.999, 1.001):
+        later = moved(batch, steps(batch, share * 0.5 * SKIN))
+        assert float(device_list.used(later)) == pytest.approx(share, rel=1e-5)
+        device_list.graph(later)
+        assert bool(device_list.flags) == (share > 1.0)
+    crystal = Batch.of([copper()])
+    device_list = DeviceList(crystal, CUTOFF, SKIN)
+    device_list.rebuild(crystal)
+    for squeeze in (0.02, 0.15, 0.17):
+        later = strained(crystal, np.diag([-squeeze, 0.0, 0.0]))
+        assert float(device_list.used(later)) == pytest.approx(squeeze * (CUTOFF + SKIN) / SKIN, rel=1e-5)
+        device_list.graph(later)
+        assert bool(device_list.flags) == (squeeze * (CUTOFF + SKIN) > SKIN)
