@@ -94,7 +94,8 @@ def md(
             with interruptible.held():
                 reached = recorder.save()
         finally:
-            recorder.close()
+            with interruptible.held():
+                recorder.close()
     run = {
         "model": pot.name, "precision": pot.precision.name, "device": str(pot.device), "head": pot.head, "num_atoms": len(start),
         "ensemble": ensemble, "timestep": timestep, "steps": steps,

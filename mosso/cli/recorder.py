@@ -10,19 +10,21 @@ from mosso.cli.interrupt import Interruptible
 if TYPE_CHECKING:
     from mosso.dynamics.simulate import LogRow
     from mosso.dynamics.state import State
+    from mosso.dynamics.writing import WriterThread
 
 CHECKPOINT_EVERY = 5.0  # seconds
 
 
 class Recorder:
-    """Writes beside the trajectory ``x.extxyz`` also ``x.log.csv`` and ``x.checkpoint.npz``.
+    """Writes beside the trajectory ``x.extxyz`` also ``x.log.csv`` and ``x.checkpoint.npz``, in a thread of their own.
 
     Files are opened by the first thing to write, so that a run that fails at its start leaves none. A checkpoint holds the
-    state of a frame; frames and log lines behind it are cut when one resumes from it.
+    state of a frame; frames and log lines behind it are cut when one resumes from it. What could not be written is an OSError
+    of a later call, ``close`` at the latest.
 
     Args:
         out: the trajectory.
-        interruptible: held while something is written.
+        interruptible: held while something is handed over.
         last_step: the step one resumes from, None for a new run.
         settings: what the run is made with; goes into the checkpoint.
         on_row: told of every log row.
@@ -44,14 +46,14 @@ class Recorder:
         self._frame: State | None = None
         self._trajectory: Any = None
         self._table: Any = None
+        self._writer: WriterThread | None = None
         self._saved = perf_counter()
         self._saved_step = self._last_step
 
     def write_row(self, row: "LogRow") -> None:
         """A line of the log table."""
         with self._interruptible.held():
-            self._open()
-            self._table(row)
+            self._open().submit(self._table, row)
             self.rows.append(row)
             self.times.append(perf_counter())
             self._on_row(row)
@@ -59,8 +61,7 @@ class Recorder:
     def write_frame(self, state: "State") -> None:
         """A frame of the trajectory, and now and then a checkpoint."""
         with self._interruptible.held():
-            self._open()
-            self._trajectory(state)
+            self._open().submit(self._trajectory, state)
             self._frame = state
             if self._saved_step is None or perf_counter() - self._saved > CHECKPOINT_EVERY:
                 self.save(state)
@@ -71,26 +72,33 @@ class Recorder:
 
         state = self._frame if state is None else state
         if state is not None:
-            save_state(self.checkpoint, state, self.settings)
+            self._open().submit(save_state, self.checkpoint, state, self.settings)
             self._saved, self._saved_step = perf_counter(), int(state.step)
         return self._saved_step
 
     def close(self) -> None:
-        """Close the files."""
-        for file in (self._trajectory, self._table):
-            if file is not None:
-                file.close()
+        """Write what is still waiting, and close the files."""
+        try:
+            if self._writer is not None:
+                self._writer.close()
+        finally:
+            for file in (self._trajectory, self._table):
+                if file is not None:
+                    file.close()
 
-    def _open(self) -> None:
-        if self._trajectory is not None:
-            return
+    def _open(self) -> "WriterThread":
+        if self._writer is not None:
+            return self._writer
         from mosso.dynamics.trajectory import LogWriter, TrajectoryWriter
+        from mosso.dynamics.writing import WriterThread
 
         again = self._last_step is not None
         self._trajectory = TrajectoryWriter(self.out, append=again, last_step=self._last_step)
         self._table = LogWriter(self.log, append=again, last_step=self._last_step)
         if not again:
             self.checkpoint.unlink(missing_ok=True)  # it belongs to the trajectory just replaced
+        self._writer = WriterThread()
+        return self._writer
 
     def summary(self, num_atoms: int, timestep: float) -> dict[str, Any]:
         """Averages over the log rows of this run; None where something has no meaning. Drift is a straight-line fit."""

@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from time import perf_counter
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -21,6 +21,7 @@ from mosso.data.structure import Batch
 from mosso.dynamics.runners import CapturedRunner, EagerRunner, Kind, Runner
 from mosso.dynamics.state import Evaluation, ForceField
 from mosso.graph.device_list import MOVED, DeviceList
+from mosso.graph.graph import Graph
 
 FIRST_BLOCK = 4  # steps
 MAX_BLOCK = 512  # steps
@@ -44,6 +45,19 @@ class Course(Protocol):
 
 
 C = TypeVar("C", bound=Course)
+
+
+class Bound(Protocol):
+    """A force field for certain atoms, which does not wait for the device."""
+
+    def evaluate(self, batch: Batch, graph: Graph, *, stress: bool = False) -> Evaluation: ...
+
+
+@runtime_checkable
+class Binding(Protocol):
+    """A force field that can be tied to certain atoms."""
+
+    def bind(self, batch: Batch) -> Bound: ...
 
 
 class Process(Protocol[C]):
@@ -89,6 +103,11 @@ class _Tracked(Generic[C]):
     course: C
     cause: Tensor
     row: Tensor
+
+
+def can_capture(potential: ForceField) -> bool:
+    """Whether its evaluations can stand in a CUDA graph."""
+    return isinstance(potential, Binding) and potential.device.type == "cuda"
 
 
 class SearchError(ValueError):
@@ -141,10 +160,9 @@ class Blocks(Generic[C]):
         kept: Callable[[int], bool],
         skin: float,
     ) -> None:
-        bind = getattr(potential, "bind", None)
-        self._field = potential if bind is None else bind(course.batch)
+        self._captured = can_capture(potential)
+        self._field = potential.bind(course.batch) if isinstance(potential, Binding) else potential
         self._process, self._recorded, self._kept = process, recorded, kept
-        self._captured = bind is not None and potential.device.type == "cuda"
         self._neighbors = DeviceList(course.batch, potential.cutoff, skin)
         tracked = _Tracked(course, torch.zeros_like(self._neighbors.flags[0]), process.row(course))
         self._runner: Runner[_Tracked[C]] = (

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from mosso.data.structure import Batch, Structure
-from mosso.dynamics.state import Evaluation, ForceField, free_atoms, make_batch, max_systems, sum_systems
+from mosso.dynamics.blocks import Blocks, Evaluate
+from mosso.dynamics.state import ForceField, free_atoms, make_batch, max_systems, sum_systems
 from mosso.dynamics.strain import deform, exponential
 from mosso.dynamics.units import BAR
-from mosso.graph.verlet import VerletList
 
 # Parameters of the paper's table and of ASE; time in ASE's units with unit masses.
 _DT_START, _DT_MAX, _GROW, _SHRINK, _ALPHA_START, _ALPHA_DECAY, _PATIENCE = 0.1, 1.0, 1.1, 0.5, 0.1, 0.99, 5
@@ -64,6 +64,107 @@ class _Walk:
     downhill_B: Tensor  # steps since the last uphill one
 
 
+@dataclass(frozen=True, eq=False)
+class _Course:
+    """Where every system stands: its walk, what the potential says there, the generalised forces, and how far it has come.
+
+    ``trouble_3B`` (float64) holds the first step at which a system left the reach of the potential, -1 for none, and its energy
+    (eV) and largest force (eV/A) then. Systems that have converged keep everything they had.
+    """
+
+    walk: _Walk
+    batch: Batch
+    energy_B: Tensor
+    forces_N3: Tensor
+    stress_B33: Tensor | None
+    push_N3: Tensor
+    pull_B33: Tensor
+    largest_B: Tensor
+    converged_B: Tensor
+    num_steps_B: Tensor
+    step: Tensor
+    trouble_3B: Tensor
+
+    @property
+    def failed(self) -> Tensor:
+        return (self.trouble_3B[0] >= 0.0).any()
+
+    @property
+    def status(self) -> Tensor:
+        """(4, B) float64: trouble, and whether converged."""
+        return torch.cat([self.trouble_3B, self.converged_B.to(torch.float64).unsqueeze(0)])
+
+
+@dataclass(frozen=True, eq=False)
+class _Descent:
+    """A step of the relaxation of ``batch0``: FIRE, the potential, and who has arrived."""
+
+    batch0: Batch
+    counts_B: Tensor
+    free_N1: Tensor
+    fmax: float
+    pressure: float | None  # eV/A^3; None where cells stay
+
+    def begin(self, evaluate: Evaluate) -> _Course:
+        walk, batch = _begin(self.batch0), self.batch0
+        none_B = torch.zeros_like(self.counts_B)
+        output = evaluate(batch, self.pressure is not None)
+        assert output.forces is not None
+        course = _Course(
+            walk=walk,
+            batch=batch,
+            energy_B=output.energy.detach().clone(),
+            forces_N3=output.forces.detach().clone(),
+            stress_B33=None if output.stress is None else output.stress.detach().clone(),
+            push_N3=walk.velocity_N3,
+            pull_B33=walk.rate_B33,
+            largest_B=torch.zeros_like(walk.dt_B),
+            converged_B=none_B.to(torch.bool),
+            num_steps_B=none_B,
+            step=torch.zeros_like(none_B[0]),
+            trouble_3B=torch.full_like(walk.dt_B, -1.0).repeat(3, 1),
+        )
+        return self._judged(course)
+
+    def step(self, course: _Course, evaluate: Evaluate, recorded: bool) -> _Course:
+        moved = fire(course.walk, course.push_N3, course.pull_B33, self.counts_B, self.batch0.system_N, course.num_steps_B == 0)
+        active_B = ~course.converged_B
+        walk = _select(active_B, moved, course.walk, self.batch0.system_N)
+        batch = _place(walk, self.batch0, self.pressure is not None)
+        output = evaluate(batch, self.pressure is not None)
+        assert output.forces is not None
+        stress_B33 = course.stress_B33
+        if stress_B33 is not None and output.stress is not None:
+            stress_B33 = torch.where(active_B[:, None, None], output.stress.detach(), stress_B33)
+        after = replace(
+            course,
+            walk=walk,
+            batch=batch,
+            energy_B=torch.where(active_B, output.energy.detach(), course.energy_B),
+            forces_N3=torch.where(active_B[self.batch0.system_N].unsqueeze(1), output.forces.detach(), course.forces_N3),
+            stress_B33=stress_B33,
+            num_steps_B=course.num_steps_B + active_B,
+            step=course.step + 1,
+        )
+        return self._judged(after)
+
+    def row(self, course: _Course) -> Tensor:
+        """(3, B) float64: energies, largest forces, and whether converged."""
+        return torch.stack([course.energy_B, course.largest_B, course.converged_B.to(torch.float64)])
+
+    def _judged(self, course: _Course) -> _Course:
+        """The course with its generalised forces, whether they are small enough, and whether they are out of reason."""
+        push_N3, pull_B33 = _generalised_forces(
+            course.walk, course.batch, self.counts_B, course.forces_N3, course.stress_B33, self.free_N1, self.pressure
+        )
+        largest_B = _largest(course.forces_N3 * self.free_N1, pull_B33, self.counts_B)
+        sane_B = torch.isfinite(course.energy_B) & (largest_B <= MAX_FORCE)
+        step_B = torch.where(sane_B, -1.0, course.step.to(torch.float64))
+        trouble_3B = torch.where(course.trouble_3B[0] >= 0.0, course.trouble_3B, torch.stack([step_B, course.energy_B, largest_B]))
+        converged_B = course.converged_B | (largest_B <= self.fmax)
+        return replace(course, push_N3=push_N3, pull_B33=pull_B33, largest_B=largest_B, converged_B=converged_B, trouble_3B=trouble_3B)
+
+
 def relax(
     potential: ForceField,
     structures: Any,
@@ -100,52 +201,62 @@ def relax(
         raise ValueError(f"System {system} is not periodic in three directions, so its cell cannot be relaxed: relax without the cell.")
     if pressure != 0.0 and not cell:
         raise ValueError("A pressure acts on the cell only: relax the cell too, or leave the pressure out.")
-    free_N1 = free_atoms(checked, batch0.positions_N3.device).unsqueeze(1)
     counts_B = torch.bincount(batch0.system_N, minlength=batch0.num_systems)
-    neighbors = VerletList(potential.cutoff, skin=skin)
-    walk, batch = _begin(batch0), batch0
-    num_steps_B = torch.zeros_like(counts_B)
-    converged_B = torch.zeros_like(counts_B, dtype=torch.bool)
+    free_N1 = free_atoms(checked, batch0.positions_N3.device).unsqueeze(1)
+    descent = _Descent(batch0, counts_B, free_N1, fmax, pressure * BAR if cell else None)
+    course = descent.begin(lambda batch, stress: potential.evaluate(batch, potential.graph(batch), stress=stress))
 
-    for step in range(steps + 1):
-        output = potential.evaluate(batch, neighbors.update(batch), stress=cell)
-        force_N3, pull_B33 = _generalised_forces(walk, batch, counts_B, output, free_N1, pressure * BAR if cell else None)
-        assert output.forces is not None
-        largest_B = _largest(output.forces.detach() * free_N1, pull_B33, counts_B)
-        _check(output.energy, largest_B, step)
-        converged_B = converged_B | (largest_B <= fmax)
-        row = RelaxRow(step, output.energy.detach().cpu().numpy().copy(), largest_B.cpu().numpy().copy(), converged_B.cpu().numpy().copy())
+    def tell(step: int, row_3B: Tensor) -> bool:
+        """Whether all have converged."""
+        energies, largest, converged = row_3B.numpy().copy()
         if on_step is not None:
-            on_step(row)
-        if step == steps or bool(converged_B.all()):
-            break
-        moved = fire(walk, force_N3, pull_B33, counts_B, batch.system_N, first=step == 0)
-        walk = _select(~converged_B, moved, walk, batch.system_N)
-        num_steps_B += ~converged_B
-        batch = _place(walk, batch0, cell)
-    return RelaxResult(_structures(checked, batch, output), row.converged, num_steps_B.cpu().numpy(), row.energies, row.max_forces)
+            on_step(RelaxRow(step, energies, largest, converged > 0.0))
+        return bool(converged.all())
+
+    _check(course.trouble_3B.cpu())
+    if not tell(0, descent.row(course).cpu()) and steps > 0:
+        course = _descend(descent, potential, course, steps, tell, skin)
+    values = (course.converged_B, course.num_steps_B, course.energy_B, course.largest_B)
+    return RelaxResult(_structures(checked, course), *(value.cpu().numpy().copy() for value in values))
 
 
-def fire(walk: _Walk, force_N3: Tensor, pull_B33: Tensor, counts_B: Tensor, system_N: Tensor, first: bool) -> _Walk:
-    """One FIRE step of every system: mix velocities, adapt the time step, move."""
+def _descend(
+    descent: _Descent, potential: ForceField, course: _Course, steps: int, tell: Callable[[int, Tensor], bool], skin: float
+) -> _Course:
+    """The course after ``steps`` steps or when all have converged; ``tell`` hears the rows until then."""
+    blocks = Blocks(descent, potential, course, first=0, last=steps, recorded=lambda step: True, kept=lambda step: False, skin=skin)
+    for block in blocks.run():
+        trouble_B = block.status[0]
+        for record in block.records:
+            if bool(((trouble_B >= 0.0) & (trouble_B <= record.step)).any()):
+                break
+            if tell(record.step, record.row):
+                return blocks.course
+        _check(block.status[:3])
+    return blocks.course
+
+
+def fire(walk: _Walk, force_N3: Tensor, pull_B33: Tensor, counts_B: Tensor, system_N: Tensor, first_B: Tensor) -> _Walk:
+    """One FIRE step of every system: mix velocities, adapt the time step, move; where it is the first (B,), only move."""
 
     def dot(a_N3: Tensor, a_B33: Tensor, b_N3: Tensor, b_B33: Tensor) -> Tensor:
         return sum_systems((a_N3 * b_N3).sum(1), counts_B) + (a_B33 * b_B33).sum((1, 2))
 
     velocity_N3, rate_B33, dt_B, alpha_B, downhill_B = walk.velocity_N3, walk.rate_B33, walk.dt_B, walk.alpha_B, walk.downhill_B
-    if not first:
-        power_B = dot(force_N3, pull_B33, velocity_N3, rate_B33)
-        good_B = power_B > 0.0
-        speed_B = torch.sqrt(dot(velocity_N3, rate_B33, velocity_N3, rate_B33))
-        size_B = torch.sqrt(dot(force_N3, pull_B33, force_N3, pull_B33)).clamp(min=1e-300)
-        keep_B = torch.where(good_B, 1.0 - alpha_B, 0.0)
-        steer_B = torch.where(good_B, alpha_B * speed_B / size_B, 0.0)
-        velocity_N3 = keep_B[system_N].unsqueeze(1) * velocity_N3 + steer_B[system_N].unsqueeze(1) * force_N3
-        rate_B33 = keep_B[:, None, None] * rate_B33 + steer_B[:, None, None] * pull_B33
-        faster_B = good_B & (downhill_B > _PATIENCE)
-        dt_B = torch.where(good_B, torch.where(faster_B, (dt_B * _GROW).clamp(max=_DT_MAX), dt_B), dt_B * _SHRINK)
-        alpha_B = torch.where(good_B, torch.where(faster_B, alpha_B * _ALPHA_DECAY, alpha_B), _ALPHA_START)
-        downhill_B = torch.where(good_B, downhill_B + 1, 0)
+    power_B = dot(force_N3, pull_B33, velocity_N3, rate_B33)
+    good_B = power_B > 0.0
+    speed_B = torch.sqrt(dot(velocity_N3, rate_B33, velocity_N3, rate_B33))
+    size_B = torch.sqrt(dot(force_N3, pull_B33, force_N3, pull_B33)).clamp(min=1e-300)
+    # in a first step velocities are zero, and going nowhere is not going uphill
+    keep_B = torch.where(good_B, 1.0 - alpha_B, 0.0)
+    steer_B = torch.where(good_B, alpha_B * speed_B / size_B, 0.0)
+    velocity_N3 = keep_B[system_N].unsqueeze(1) * velocity_N3 + steer_B[system_N].unsqueeze(1) * force_N3
+    rate_B33 = keep_B[:, None, None] * rate_B33 + steer_B[:, None, None] * pull_B33
+    faster_B = good_B & (downhill_B > _PATIENCE)
+    changed_B = torch.where(good_B, torch.where(faster_B, (dt_B * _GROW).clamp(max=_DT_MAX), dt_B), dt_B * _SHRINK)
+    dt_B = torch.where(first_B, dt_B, changed_B)
+    alpha_B = torch.where(good_B, torch.where(faster_B, alpha_B * _ALPHA_DECAY, alpha_B), _ALPHA_START)
+    downhill_B = torch.where(good_B, downhill_B + 1, 0)
     velocity_N3 = velocity_N3 + dt_B[system_N].unsqueeze(1) * force_N3
     rate_B33 = rate_B33 + dt_B[:, None, None] * pull_B33
     move_N3 = dt_B[system_N].unsqueeze(1) * velocity_N3
@@ -167,21 +278,20 @@ def _begin(batch: Batch) -> _Walk:
 
 
 def _generalised_forces(
-    walk: _Walk, batch: Batch, counts_B: Tensor, output: Evaluation, free_N1: Tensor, pressure: float | None
+    walk: _Walk, batch: Batch, counts_B: Tensor, forces_N3: Tensor, stress_B33: Tensor | None, free_N1: Tensor, pressure: float | None
 ) -> tuple[Tensor, Tensor]:
     """(N, 3) -dH/dx in eV/A and (B, 3, 3) -dH/du over the number of atoms in eV; the latter zero without a pressure given.
 
     With F = expm(u): dH/dF = V (stress + P) F^-T, and the chain rule through expm is torch's own.
     """
-    assert output.forces is not None
-    force_N3 = output.forces.detach() * free_N1
+    force_N3 = forces_N3 * free_N1
     if pressure is None:
         return force_N3, torch.zeros_like(walk.u_B33)
-    assert output.stress is not None
+    assert stress_B33 is not None
     with torch.enable_grad():
         u_B33 = walk.u_B33.clone().requires_grad_()
         deformation_B33 = exponential(u_B33)
-    total_B33 = output.stress.detach() + pressure * torch.eye(3, dtype=u_B33.dtype, device=u_B33.device)
+    total_B33 = stress_B33 + pressure * torch.eye(3, dtype=u_B33.dtype, device=u_B33.device)
     inverse_B33 = exponential(-walk.u_B33)
     slope_B33 = batch.volume_B[:, None, None] * total_B33 @ inverse_B33.mT
     (gradient_B33,) = torch.autograd.grad(deformation_B33, u_B33, slope_B33)
@@ -217,21 +327,20 @@ def _largest(force_N3: Tensor, pull_B33: Tensor, counts_B: Tensor) -> Tensor:
     return torch.maximum(atoms_B, torch.linalg.vector_norm(pull_B33, dim=2).amax(1))
 
 
-def _check(energy_B: Tensor, largest_B: Tensor, step: int) -> None:
-    sane_B = torch.isfinite(energy_B) & (largest_B <= MAX_FORCE)
-    if not bool(sane_B.all()):
-        system = int(torch.nonzero(~sane_B)[0])
+def _check(trouble_3B: Tensor) -> None:
+    for system in torch.nonzero(trouble_3B[0] >= 0.0).flatten().tolist()[:1]:
+        step, energy, largest = trouble_3B[:, system].tolist()
         raise ValueError(
-            f"The relaxation left the reach of the potential at step {step} (system {system}: energy {float(energy_B[system]):.6g} eV, "
-            f"largest force {float(largest_B[system]):.6g} eV/A): check the structure for atoms that overlap."
+            f"The relaxation left the reach of the potential at step {step:.0f} (system {system}: energy {energy:.6g} eV, "
+            f"largest force {largest:.6g} eV/A): check the structure for atoms that overlap."
         )
 
 
-def _structures(originals: list[Structure], batch: Batch, output: Evaluation) -> list[Structure]:
+def _structures(originals: list[Structure], course: _Course) -> list[Structure]:
+    batch = course.batch
     positions, cells = batch.positions_N3.cpu().numpy(), batch.cell_B33.cpu().numpy()
-    assert output.forces is not None
-    energies, forces = output.energy.detach().cpu().numpy(), output.forces.detach().cpu().numpy()
-    stresses = None if output.stress is None else output.stress.detach().cpu().numpy()
+    energies, forces = course.energy_B.cpu().numpy(), course.forces_N3.cpu().numpy()
+    stresses = None if course.stress_B33 is None else course.stress_B33.cpu().numpy()
     relaxed = []
     for b, (original, first, last) in enumerate(zip(originals, batch.offsets, batch.offsets[1:], strict=False)):
         labels = {"energy": float(energies[b]), "forces": forces[first:last].copy()}

@@ -93,7 +93,7 @@ class CapturedRunner(Generic[T]):
 
     Args:
         step: the step, without reads of the device by the host.
-        state: where to start.
+        state: where to start; its tensors are on one CUDA device.
         marks: tensors that ``step`` changes beside the state and that must not remember the warm-up before a recording.
     """
 
@@ -105,6 +105,7 @@ class CapturedRunner(Generic[T]):
         self._buffers = {path: leaf.clone() for path, leaf in leaves(state).items()}
         self._graphs: dict[Kind, tuple[torch.cuda.CUDAGraph, T]] = {}
         self._pool = torch.cuda.graph_pool_handle()
+        self._device = next(iter(self._buffers.values())).device
 
     @property
     def state(self) -> T:
@@ -132,21 +133,15 @@ class CapturedRunner(Generic[T]):
 
     def mark(self) -> Callable[[], None]:
         event = torch.cuda.Event()
-        event.record()
+        event.record(torch.cuda.current_stream(self._device))
         return event.synchronize
 
     def forget(self) -> None:
         self._graphs.clear()
 
     def _recorded(self, kind: Kind) -> tuple[torch.cuda.CUDAGraph, T]:
+        """The graph of a kind of step, and a result whose tensors lie in the graph's own memory: only its shape is of use."""
         start = self.state
-        kept = [mark.clone() for mark in self._marks()]
-        made = warm_up(lambda: self._step(start, kind))
-        for path, leaf in leaves(made).items():
-            if path not in self._buffers:
-                self._buffers[path] = torch.zeros_like(leaf)
-        for mark, value in zip(self._marks(), kept, strict=True):
-            mark.copy_(value)
 
         def step_in_place() -> T:
             after = self._step(start, kind)
@@ -155,5 +150,12 @@ class CapturedRunner(Generic[T]):
                     self._buffers[path].copy_(leaf)
             return after
 
-        # The tensors of the template lie in the graph's own memory; only its shape is used.
-        return record(step_in_place, self._pool)
+        with torch.cuda.device(self._device):
+            kept = [mark.clone() for mark in self._marks()]
+            made = warm_up(lambda: self._step(start, kind))
+            for mark, value in zip(self._marks(), kept, strict=True):
+                mark.copy_(value)
+            for path, leaf in leaves(made).items():
+                if path not in self._buffers:
+                    self._buffers[path] = torch.zeros_like(leaf)
+            return record(step_in_place, self._pool)

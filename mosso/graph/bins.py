@@ -12,8 +12,8 @@ from mosso.kernels.reference_neighbor_list import Bins
 
 SearchMethod = Literal["auto", "brute", "cells"]
 
-# "auto" sorts atoms into bins when a system has more atoms than this.
-MAX_BRUTE_ATOMS = 512
+# "auto" sorts atoms into bins when a system has more atoms than this: by counting distances, not measured yet.
+MAX_BRUTE_ATOMS = 1024
 # Cells may shrink to this share of their height before the search would have to visit more bins than planned.
 SMALLEST_SHARE = 0.7
 
@@ -51,7 +51,7 @@ def _bin_counts(batch: Batch, system: int, reduced: np.ndarray, heights: np.ndar
     positions = batch.positions_N3[batch.offsets[system] : batch.offsets[system + 1]].detach().cpu().numpy()
     if len(positions) == 0:
         return [1, 1, 1]
-    extents = np.ptp(positions @ np.linalg.inv(reduced), axis=0)
+    extents = np.nan_to_num(np.ptp(positions @ np.linalg.inv(reduced), axis=0))
     periodic = batch.pbc_B3[system].tolist()
     counts = [
         max(1, math.floor(height / reach) if closed else math.ceil(extent / reach))

@@ -25,6 +25,8 @@ __all__ = ["CANDIDATES", "EDGES", "MOVED", "SPANS", "Counts", "DeviceList"]
 HEADROOM = 1.2
 # And a few more, because small numbers fluctuate most.
 EXTRA = 32
+# Candidates are numbered in int32.
+MAX_CANDIDATES = 2**31 - 1
 
 
 class Counts(NamedTuple):
@@ -49,10 +51,11 @@ class DeviceList:
         implementation: auto, reference or triton; see kernels/dispatch.py.
 
     Attributes:
+        capacity: room for edges and for candidates.
         flags: (1,) int32 on the device, bits that stay until ``reset``. MOVED: since the rebuild atoms moved or the cell
-            changed so much that edges may be missing. EDGES, CANDIDATES: there were more than the capacity, and the graph
-            was left empty. SPANS: the cell shrank so much that the search missed bins. A graph is right if no bit is set
-            after it was made; ``grown`` makes the list that goes on from there.
+            changed so much that edges may be missing. EDGES, CANDIDATES: there were more than the capacity. SPANS: the cell
+            shrank so much that the search missed bins. The last three leave the graph empty. A graph is right if no
+            bit is set after it was made; ``grown`` makes the list that goes on from there.
 
     Raises:
         ValueError: unusable cutoff or skin; where the host searches, also what ``neighbor_list`` refuses.
@@ -74,6 +77,10 @@ class DeviceList:
             room = _with_headroom(_count(batch, self.cutoff, self.skin))
             edge_capacity = room.edges if edge_capacity is None else edge_capacity
             candidate_capacity = room.candidates if candidate_capacity is None else candidate_capacity
+        if candidate_capacity > MAX_CANDIDATES:
+            raise ValueError(
+                f"There are {candidate_capacity} candidate pairs, and at most {MAX_CANDIDATES} can be held: use smaller batches."
+            )
         self.capacity = Counts(edge_capacity, candidate_capacity) if batch.num_atoms else Counts(0, 0)
         self._offsets = batch.offsets
         self._bins = plan_bins(batch, self.cutoff + self.skin, method)
@@ -125,11 +132,11 @@ class DeviceList:
 
     @torch.no_grad()
     def used(self, batch: Batch) -> Tensor:
-        """() float64, how much of the way that atoms may go after a rebuild they have gone; the list fails above one."""
-        found = self._candidates
-        moved_N, limit_B = movement(*_state(batch), found, self._radii)
-        share_N = moved_N / limit_B.clamp(min=0.0)[batch.system_N]
-        return share_N.max() if batch.num_atoms else share_N.sum()
+        """() float64, share of the skin that atoms and cells have used up since the rebuild; the list fails above one."""
+        moved_N, limit_B = movement(*_state(batch), self._candidates, self._radii)
+        at_rest = 0.5 * (self._radii[1] - self._radii[0])
+        left_N = limit_B[batch.system_N] - moved_N
+        return 1.0 - left_N.min() / at_rest if batch.num_atoms else at_rest.new_zeros(())
 
     @torch.no_grad()
     def graph(self, batch: Batch) -> Graph:

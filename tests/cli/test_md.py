@@ -130,6 +130,15 @@ def test_seeds(run_json, water, model_file, out):
     assert not np.allclose(positions[0], positions[2])
 
 
+def test_the_coupling_decides_what_of_the_cell_moves(run_json, copper, model_file, out):
+    arguments = ("--ensemble", "npt", "--pressure", 1e5, "--steps", 20, "--write-every", 20)
+    for coupling, num_lengths, oblique in (("isotropic", 1, False), ("diagonal", 3, False), ("anisotropic", 3, True)):
+        run_json("md", copper, "--model", model_file, *arguments, "--coupling", coupling, "-o", out)
+        cell = np.array(read(out, -1).cell)
+        assert len(set(np.diag(cell).round(9))) == num_lengths
+        assert (np.abs(cell - np.diag(np.diag(cell))).max() > 1e-4) == oblique
+
+
 @pytest.mark.parametrize("suffix", [".extxyz", ".traj"])
 @pytest.mark.parametrize("ensemble", ["nve", "nvt", "npt"])
 def test_resuming_is_the_same_as_going_on(run_json, copper, model_file, tmp_path, ensemble, suffix):
@@ -236,6 +245,21 @@ def test_an_interrupt_leaves_everything_in_order(run_json, copper, model_file, o
     run_json("md", copper, "--model", model_file, "--steps", goal, "--write-every", 2, "--log-every", 1, "--resume", "-o", out)
     assert [atoms.info["step"] for atoms in read(out, ":")] == list(range(0, goal + 1, 2))
     assert [int(row["step"]) for row in log_of(out)] == list(range(goal + 1))
+    whole = out.with_name("whole.extxyz")
+    run_json("md", copper, "--model", model_file, "--steps", goal, "--write-every", 2, "--log-every", 1, "-o", whole)
+    assert out.read_bytes() == whole.read_bytes()
+    assert out.with_suffix(".log.csv").read_bytes() == whole.with_suffix(".log.csv").read_bytes()
+
+
+def test_a_disk_that_is_full_is_one_sentence(run, copper, model_file, out, monkeypatch):
+    def full(self, row):
+        raise OSError(28, "No space left on device", str(self.path))
+
+    monkeypatch.setattr("mosso.dynamics.trajectory.LogWriter.__call__", full)
+    result = run("md", copper, "--model", model_file, "--steps", 40, "--log-every", 1, "-o", out)
+    assert result.exit_code != 0
+    assert "No space left" in result.stderr
+    assert len(result.stderr.splitlines()) == 1
 
 
 def test_a_killed_run_goes_on_from_its_checkpoint(run_json, copper, model_file, out):

@@ -1,16 +1,24 @@
 """Speculation and rollback: whatever goes wrong on the way, the numbers are those of a run where nothing does."""
 
+from contextlib import nullcontext
 from functools import partial
 
 import numpy as np
 import pytest
+import torch
 from dynamics.potentials import argon, cluster, fcc
 from dynamics.test_simulate import ENSEMBLES, IDS, same
+from models.zoo import potential
+from systems import water_box
 
 from mosso.dynamics import blocks
 from mosso.dynamics.blocks import MAX_BLOCK, Blocks, Pace
+from mosso.dynamics.leaves import mapped
+from mosso.dynamics.relax import relax
+from mosso.dynamics.runners import CapturedRunner
 from mosso.dynamics.simulate import simulate, start
 from mosso.graph.device_list import CANDIDATES, EDGES, MOVED, DeviceList
+from mosso.graph.graph import Graph
 
 HOT = 300.0  # K: argon atoms that leave a thin skin within some steps
 
@@ -155,3 +163,102 @@ def test_a_liquid_needs_few_searches_and_no_second_tries(watched):
     simulate(argon(), None, ENSEMBLES[1], num_steps=150, timestep=4.0, state=state)
     assert watched[0].num_rollbacks == 0
     assert watched[0].num_rebuilds < 30
+
+
+class Replayed:
+    """In place of a CUDA graph: makes the step again."""
+
+    def __init__(self, step) -> None:
+        self.replay = step
+
+
+class Rehearsed(CapturedRunner):
+    """The captured runner on the CPU: everything but CUDA itself, the buffers above all."""
+
+    def __init__(self, step, state, marks) -> None:
+        super().__init__(step, state, marks)
+        self.kinds = []
+
+    def _recorded(self, kind):
+        self.kinds.append(kind)
+        return super()._recorded(kind)
+
+    def fetch(self, value):
+        return mapped(value, torch.clone)
+
+    def mark(self):
+        return lambda: None
+
+
+@pytest.fixture
+def rehearsed(monkeypatch):
+    """Blocks run as on CUDA, on the CPU."""
+    runners = []
+
+    def make(*arguments):
+        runners.append(Rehearsed(*arguments))
+        return runners[-1]
+
+    def record(step_in_place, pool):
+        # a recording computes nothing: put everything back
+        runner = runners[-1]
+        tensors = [*runner._buffers.values(), *runner._marks()]
+        kept = [tensor.clone() for tensor in tensors]
+        made = step_in_place()
+        for tensor, value in zip(tensors, kept, strict=True):
+            tensor.copy_(value)
+        return Replayed(step_in_place), mapped(made, lambda tensor: torch.full_like(tensor, 7))
+
+    def warm_up(compute):
+        return [compute() for _ in range(3)][-1]
+
+    monkeypatch.setattr("mosso.dynamics.runners.record", record)
+    monkeypatch.setattr("mosso.dynamics.runners.warm_up", warm_up)
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: None)
+    monkeypatch.setattr(torch.cuda, "device", lambda device: nullcontext())
+    monkeypatch.setattr(blocks, "CapturedRunner", make)
+    monkeypatch.setattr(blocks, "can_capture", lambda potential: True)
+    return runners
+
+
+def test_steps_in_buffers_are_those_without(case, watched, rehearsed, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(blocks, "can_capture", lambda potential: False)
+        # elements at the end of an array may round differently, so both runs have the padding
+        patch.setattr(Graph, "trimmed", lambda graph: graph)
+        calm = trajectory(*case)
+    monkeypatch.setattr(blocks, "DeviceList", partial(DeviceList, edge_capacity=400))
+    monkeypatch.setattr(blocks, "Pace", partial(Stubborn, 15))
+    rough = trajectory(*case, skin=0.3)
+    assert len(rehearsed) == 1
+    assert len(rehearsed[0].kinds) >= 4
+    assert any(cause & EDGES for cause in watched[1].causes)
+    assert any(cause & MOVED for cause in watched[1].causes)
+    assert_same(rough, calm)
+
+
+@pytest.mark.parametrize("ensemble", [ENSEMBLES[1], ENSEMBLES[4]], ids=[IDS[1], IDS[4]])
+def test_a_model_takes_the_padded_lists_of_a_captured_run(watched, rehearsed, monkeypatch, ensemble):
+    structures = [water_box(2, seed=1), water_box(2, seed=2)]
+    made = potential("mace-density-agnesi-zbl")
+    options = {"num_steps": 12, "timestep": 0.5, "temperature_init": 300.0, "seed": 4, "log_every": 3}
+    rows, again = [], []
+    captured = simulate(made, structures, ensemble, on_log=rows.append, **options)
+    monkeypatch.setattr(blocks, "can_capture", lambda potential: False)
+    eager = simulate(made, structures, ensemble, on_log=again.append, **options)
+    assert rehearsed[0].kinds
+    torch.testing.assert_close(captured.batch.positions_N3, eager.batch.positions_N3, rtol=0, atol=1e-10)
+    torch.testing.assert_close(captured.forces_N3, eager.forces_N3, rtol=0, atol=1e-8)
+    for one, other in zip(rows, again, strict=True):
+        np.testing.assert_allclose(one.pressure, other.pressure, rtol=1e-8)
+
+
+@pytest.mark.parametrize("cell", [False, True])
+def test_relaxation_in_buffers_is_that_without(rehearsed, monkeypatch, cell):
+    structures = [fcc(1, a=5.2, seed=b, rattle=0.1) for b in range(2)]
+    captured = relax(argon(), structures, fmax=0.02, cell=cell)
+    monkeypatch.setattr(blocks, "can_capture", lambda potential: False)
+    eager = relax(argon(), structures, fmax=0.02, cell=cell)
+    assert captured.converged.all()
+    for name in ("converged", "num_steps", "energies", "max_forces"):
+        np.testing.assert_array_equal(getattr(captured, name), getattr(eager, name))

@@ -1,6 +1,7 @@
 """Relaxation: known minima, cells, masks, and ASE's path."""
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -9,8 +10,10 @@ from ase import Atoms
 from ase.calculators.calculator import Calculator, all_changes
 from ase.optimize import FIRE
 from dynamics.potentials import Free, LennardJones, argon, cluster, fcc, gas
+from dynamics.test_blocks import Stubborn
 
 from mosso.data.structure import Batch, Structure
+from mosso.dynamics import blocks
 from mosso.dynamics.relax import _begin, _generalised_forces, _place, relax
 from mosso.dynamics.units import BAR
 
@@ -71,7 +74,7 @@ def test_cell_forces_are_minus_the_derivative_of_the_enthalpy():
 
     batch, output, _ = enthalpy(walk)
     free = torch.ones(batch.num_atoms, 1, dtype=torch.bool)
-    force_N3, pull_B33 = _generalised_forces(walk, batch, torch.tensor([4, 4]), output, free, pressure)
+    force_N3, pull_B33 = _generalised_forces(walk, batch, torch.tensor([4, 4]), output.forces, output.stress, free, pressure)
     h = 1e-5
     for i, j in ((0, 0), (1, 1), (0, 1), (1, 2)):
         bump = torch.zeros(3, 3, dtype=torch.float64)
@@ -156,3 +159,46 @@ def test_nothing_to_do_takes_no_steps():
     assert result.num_steps.tolist() == [0, 0]
     assert result.converged.all()
     assert relax(argon(), cluster(), steps=0).num_steps.tolist() == [0]
+
+
+@pytest.mark.parametrize("cell", [False, True])
+def test_the_length_of_blocks_changes_nothing(monkeypatch, cell):
+    """Systems that converge within a block stand still for the rest of it; lists that fail are made again."""
+    structures = [fcc(1, a=5.1 + 0.1 * b, seed=b, rattle=0.1 * b) for b in range(3)]
+    results = []
+    for steps, skin in ((1, 1.0), (50, 0.1)):
+        monkeypatch.setattr(blocks, "MAX_BLOCK", steps)
+        monkeypatch.setattr(blocks, "Pace", partial(Stubborn, steps))
+        rows = []
+        results.append((relax(argon(), structures, fmax=0.01, cell=cell, skin=skin, on_step=rows.append), rows))
+    (one, rows_one), (other, rows_other) = results
+    assert one.converged.all()
+    assert len(set(one.num_steps.tolist())) == 3
+    for name in ("converged", "num_steps", "energies", "max_forces"):
+        np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
+    for a, b in zip(one.structures, other.structures, strict=True):
+        np.testing.assert_array_equal(a.positions, b.positions)
+        np.testing.assert_array_equal(a.cell, b.cell)
+        np.testing.assert_array_equal(a.labels["forces"], b.labels["forces"])
+    assert [row.step for row in rows_one] == [row.step for row in rows_other] == list(range(max(one.num_steps) + 1))
+    for a, b in zip(rows_one, rows_other, strict=True):
+        np.testing.assert_array_equal(a.energies, b.energies)
+        np.testing.assert_array_equal(a.max_forces, b.max_forces)
+
+
+def test_a_potential_that_gives_up_is_named_with_its_step():
+    class Torn(LennardJones):
+        """Infinite energy of the second system from the fourth evaluation on."""
+
+        num_calls = 0
+
+        def evaluate(self, batch, graph, *, stress=False):
+            self.num_calls += 1
+            output = super().evaluate(batch, graph, stress=stress)
+            output.energy[1] += torch.inf if self.num_calls > 3 else 0.0
+            return output
+
+    rows = []
+    with pytest.raises(ValueError, match=r"at step 3 \(system 1: energy inf"):
+        relax(Torn(), [icosahedron(0.1), icosahedron(0.1)], fmax=1e-9, on_step=rows.append)
+    assert [row.step for row in rows] == [0, 1, 2]

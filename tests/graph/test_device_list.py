@@ -9,6 +9,7 @@ import torch
 from systems import awkward, copper, copper_primitive, diamond, rocksalt_slab, water_box, water_molecule
 
 from mosso.data.structure import Batch, Structure
+from mosso.graph.bins import plan_bins
 from mosso.graph.device_list import CANDIDATES, EDGES, MOVED, DeviceList
 from mosso.graph.graph import Graph, edge_vectors
 from mosso.graph.neighbors import neighbor_list
@@ -223,14 +224,108 @@ def test_without_skin_a_list_serves_the_positions_it_was_built_for() -> None:
     assert int(device_list.flags) == MOVED
 
 
+def test_batch_without_systems() -> None:
+    batch = Batch.of([])
+    device_list = DeviceList(batch, CUTOFF, SKIN)
+    device_list.rebuild(batch)
+    assert_oracle(device_list.graph(batch), batch)
+    assert (int(device_list.flags), device_list.capacity) == (0, (0, 0))
+
+
+@pytest.mark.parametrize("name", AWKWARD)
+def test_bins_are_wide_enough_and_not_more_than_atoms(name: str) -> None:
+    for structure in (AWKWARD[name], replace(AWKWARD[name], cell=7 * AWKWARD[name].cell, positions=7 * AWKWARD[name].positions)):
+        batch = Batch.of([structure])
+        bins = plan_bins(batch, CUTOFF, "cells")
+        assert 1 <= bins.total == int(bins.counts_B3.prod()) <= max(1, len(structure))
+        reduced_33 = bins.complete((bins.transform_B33.unsqueeze(-1) * batch.cell_B33.unsqueeze(1)).sum(2))[0]
+        heights_3 = 1.0 / torch.linalg.inv(reduced_33).norm(dim=0)
+        several_3 = bins.periodic_B3[0] & (bins.counts_B3[0] > 1)
+        assert (heights_3 / bins.counts_B3[0] >= CUTOFF)[several_3].all()
+        assert bins.spans_B3.min() >= 1
+
+
 def test_misuse() -> None:
     batch = Batch.of([copper()])
     with pytest.raises(ValueError, match="zero or more"):
         DeviceList(batch, CUTOFF, -0.1)
     with pytest.raises(ValueError, match="positive, finite"):
         DeviceList(batch, 0.0, SKIN)
+    with pytest.raises(ValueError, match="choose auto, brute or cells"):
+        DeviceList(batch, CUTOFF, SKIN, method="octree")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="use smaller batches"):
+        DeviceList(batch, CUTOFF, SKIN, 10, 2**31)
     device_list = DeviceList(batch, CUTOFF, SKIN)
     with pytest.raises(ValueError, match="call rebuild first"):
         device_list.graph(batch)
     with pytest.raises(ValueError, match="make a new list"):
         device_list.rebuild(Batch.of([copper(), copper()]))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("method", ["brute", "cells"])
+def test_captured_in_cuda_graphs(method: str) -> None:
+    """Rebuild and graph, replayed while atoms move and cells change, against fresh lists of the oracle."""
+    structures = [copper(3), water_box(4), water_molecule(), AWKWARD["slab"], AWKWARD["far outside"]]
+    batch = Batch.of(structures, "cuda")
+    device_list = DeviceList(batch, CUTOFF, SKIN, method=method)
+    device_list.rebuild(batch)  # compiles before the capture
+    device_list.graph(batch)
+    rebuild, select = torch.cuda.CUDAGraph(), torch.cuda.CUDAGraph()
+    with torch.cuda.graph(rebuild):
+        device_list.rebuild(batch)
+    with torch.cuda.graph(select):
+        graph = device_list.graph(batch)
+    for step in range(6):
+        if step % 3 == 0:
+            rebuild.replay()
+        select.replay()
+        assert int(device_list.flags) == 0
+        here = Batch.of(structures)
+        here = replace(here, positions_N3=batch.positions_N3.cpu(), cell_B33=batch.cell_B33.cpu())
+        names = ("senders_E", "receivers_E", "shifts_E3", "receiver_offsets", "transpose_E", "sender_offsets")
+        assert_oracle(replace(graph, **{name: getattr(graph, name).cpu() for name in names}), here)
+        batch.positions_N3.mul_(0.999).add_(steps(here, 0.1 * SKIN, step).cuda())
+        batch.cell_B33.mul_(0.999)
+    far = torch.full_like(batch.positions_N3, SKIN)
+    batch.positions_N3.add_(far)
+    select.replay()
+    assert int(device_list.flags) == MOVED
+
+
+def test_sorted_graphs_do_not_remember_when_the_list_was_rebuilt() -> None:
+    batch = Batch.of([*AWKWARD.values(), water_box(2)])
+    early, late = DeviceList(batch, CUTOFF, SKIN), DeviceList(batch, CUTOFF, SKIN, edge_capacity=20000, candidate_capacity=30000)
+    later = moved(batch, steps(batch, 0.4 * SKIN))
+    early.rebuild(batch)
+    late.rebuild(later)
+    for device_list in (early, late):
+        device_list.sort()
+        device_list.sort()
+        graph = device_list.graph(later)
+        assert edges(graph) == edges(neighbor_list(later, CUTOFF, "brute"))
+        assert_invariants(graph, later)
+        trimmed = graph.trimmed()
+        assert trimmed.num_edges == trimmed.capacity == int(graph.receiver_offsets[-1])
+        assert torch.equal(trimmed.transpose_E, torch.argsort(trimmed.senders_E, stable=True))
+
+
+def test_used_is_one_where_the_list_begins_to_fail() -> None:
+    batch = Batch.of([copper(), water_molecule()])
+    device_list = DeviceList(batch, CUTOFF, SKIN)
+    device_list.rebuild(batch)
+    assert float(device_list.used(batch)) == 0.0
+    for share in (0.3, 0.999, 1.001):
+        later = moved(batch, steps(batch, share * 0.5 * SKIN))
+        assert float(device_list.used(later)) == pytest.approx(share, rel=1e-5)
+        device_list.graph(later)
+        assert bool(device_list.flags) == (share > 1.0)
+    crystal = Batch.of([copper()])
+    device_list = DeviceList(crystal, CUTOFF, SKIN)
+    device_list.rebuild(crystal)
+    for squeeze in (0.02, 0.15, 0.17):
+        later = strained(crystal, np.diag([-squeeze, 0.0, 0.0]))
+        assert float(device_list.used(later)) == pytest.approx(squeeze * (CUTOFF + SKIN) / SKIN, rel=1e-5)
+        device_list.graph(later)
+        assert bool(device_list.flags) == (squeeze * (CUTOFF + SKIN) > SKIN)

@@ -24,10 +24,10 @@ from mosso.kernels.reference_neighbor_list import CANDIDATES, EDGES, MOVED, SPAN
 
 # Added (A) to the radius of the search, and twice to the range of bins, against the rounding of wrapped positions.
 MARGIN = 1e-6
-# Atoms or candidates that a program has under way together.
-BLOCK = 128
-# Candidates of a row that are ranked together, against as many others at a time, and programs that share a row.
-RANK_BLOCK, RANK_PROGRAMS = 32, 4
+# Atoms that a program of the search has under way together, and candidates of a row.
+SEARCH_BLOCK, ROW_BLOCK = 64, 128
+# Candidates of a row that are ranked together, against how many others at a time, and programs that share a row.
+RANK_BLOCK, RANK_OTHERS, RANK_PROGRAMS = 32, 8, 4
 
 # Constants of the kernels.
 _MOVED, _EDGES, _SPANS = tl.constexpr(MOVED), tl.constexpr(EDGES), tl.constexpr(SPANS)
@@ -209,7 +209,16 @@ def _search(
 
 @triton.jit
 def _sort_rows(
-    offsets, squares, senders, shifts, sorted_senders, sorted_receivers, sorted_shifts, BLOCK: tl.constexpr, PROGRAMS: tl.constexpr
+    offsets,
+    squares,
+    senders,
+    shifts,
+    sorted_senders,
+    sorted_receivers,
+    sorted_shifts,
+    BLOCK: tl.constexpr,
+    OTHERS: tl.constexpr,
+    PROGRAMS: tl.constexpr,
 ):
     """Rows by distance, sender and shift: the place of a candidate is the number of those that come before it."""
     atom = tl.program_id(0).to(tl.int64)
@@ -223,18 +232,25 @@ def _sort_rows(
         y = tl.load(shifts + mine * 3 + 1, mask=inside, other=0)
         z = tl.load(shifts + mine * 3 + 2, mask=inside, other=0)
         before = tl.zeros((BLOCK,), tl.int32)
-        for second in range(start, end, BLOCK):
-            other = second + tl.arange(0, BLOCK)
-            real = other < end
+        equal = tl.zeros((BLOCK,), tl.int32)
+        for second in range(start, end, OTHERS):
+            other = second + tl.arange(0, OTHERS)
             # outside the row: not a number, which comes before nothing and equals nothing
-            od = tl.load(squares + other, mask=real, other=float("nan"))[:, None]
-            os = tl.load(senders + other, mask=real, other=0)[:, None]
-            ox = tl.load(shifts + other * 3, mask=real, other=0)[:, None]
-            oy = tl.load(shifts + other * 3 + 1, mask=real, other=0)[:, None]
-            oz = tl.load(shifts + other * 3 + 2, mask=real, other=0)[:, None]
-            by_shift = (ox < x) | ((ox == x) & ((oy < y) | ((oy == y) & (oz < z))))
-            by_sender = (os < s) | ((os == s) & by_shift)
-            before += tl.sum(((od < d) | ((od == d) & by_sender)).to(tl.int32), 0)
+            od = tl.load(squares + other, mask=other < end, other=float("nan"))[:, None]
+            before += tl.sum((od < d).to(tl.int32), 0)
+            equal += tl.sum((od == d).to(tl.int32), 0)
+        if tl.max(tl.where(inside, equal, 0), 0) > 1:  # as in perfect crystals, hardly ever in motion
+            for second in range(start, end, OTHERS):
+                other = second + tl.arange(0, OTHERS)
+                real = other < end
+                od = tl.load(squares + other, mask=real, other=float("nan"))[:, None]
+                os = tl.load(senders + other, mask=real, other=0)[:, None]
+                ox = tl.load(shifts + other * 3, mask=real, other=0)[:, None]
+                oy = tl.load(shifts + other * 3 + 1, mask=real, other=0)[:, None]
+                oz = tl.load(shifts + other * 3 + 2, mask=real, other=0)[:, None]
+                by_shift = (ox < x) | ((ox == x) & ((oy < y) | ((oy == y) & (oz < z))))
+                first_of_equals = (od == d) & ((os < s) | ((os == s) & by_shift))
+                before += tl.sum(first_of_equals.to(tl.int32), 0)
         place = start + before
         tl.store(sorted_senders + place, s, mask=inside)
         tl.store(sorted_receivers + place, tl.zeros_like(s) + atom.to(tl.int32), mask=inside)
@@ -337,10 +353,11 @@ def _write_edges(
     """Edges into one atom, the transpose of those out of it, its row offset, and a share of the padding."""
     atom = tl.program_id(0).to(tl.int64)
     total = tl.load(ends + num_atoms - 1)
+    limit = tl.load(ends + atom)
     fits = total <= capacity
     tl.atomic_or(flags, _EDGES, mask=(fits == 0) & (atom == 0))
     tl.atomic_max(most, total, mask=atom == 0)
-    tl.store(offsets + atom + 1, tl.where(fits, tl.load(ends + atom), 0))
+    tl.store(offsets + atom + 1, tl.where(fits, limit, 0))
     base = tl.load(ends + atom - 1, mask=atom > 0, other=0)
     number = base
     start, end = tl.load(candidate_offsets + atom), tl.load(candidate_offsets + atom + 1)
@@ -361,7 +378,8 @@ def _write_edges(
         keep = (place >= 0) & fits
         receiver = tl.load(candidate_receivers + leaving, mask=keep, other=0)
         edge = tl.load(ends + receiver - 1, mask=keep & (receiver > 0), other=0) + place
-        tl.store(transpose + number + tl.cumsum(keep.to(tl.int32), 0) - 1, edge, mask=keep)
+        turn = number + tl.cumsum(keep.to(tl.int32), 0) - 1
+        tl.store(transpose + turn, edge, mask=keep & (turn < limit))  # within the row, whatever the candidates are
         number += tl.sum(keep.to(tl.int32), 0)
     last = (tl.zeros((BLOCK,), tl.int64) + num_atoms) - 1
     for first in range(tl.where(fits, total, 0) + atom * BLOCK, capacity, num_atoms * BLOCK):
@@ -379,8 +397,9 @@ def find_candidates(
 ) -> None:
     """Write all pairs closer than ``radii[2]`` (A) to ``candidates``, rows by distance, sender and shift, and report.
 
-    Candidates that do not fit leave none. Lengths are compared in the positions as wrapped into the cell, and a hair
-    (``MARGIN``) further, so that there may be a few more than a search in the given positions finds, never fewer.
+    Candidates that do not fit, or a search that missed bins, leave none. Lengths are compared in the positions as wrapped
+    into the cell, and a hair (``MARGIN``) further, so that there may be a few more than a search in the given positions
+    finds, never fewer.
     """
     num_atoms, capacity = len(system_N), len(candidates.senders_C)
     if num_atoms == 0:
@@ -389,28 +408,29 @@ def find_candidates(
     coordinates, points = torch.empty_like(positions_N3), torch.empty_like(positions_N3)
     turns, bin_N = system_N.new_empty(num_atoms, 3, dtype=torch.int32), system_N.new_empty(num_atoms, dtype=torch.int32)
     tables = (systems, bins.periodic_B3, bins.counts_B3)
-    blocks = triton.cdiv(num_atoms, BLOCK)
+    blocks = triton.cdiv(num_atoms, ROW_BLOCK)
     out = (coordinates, points, turns, bin_N)
-    _launch(_place, (blocks,), positions_N3, system_N, *tables, bins.first_B, *out, num_atoms, BLOCK=BLOCK)
+    _launch(_place, (blocks,), positions_N3, system_N, *tables, bins.first_B, *out, num_atoms, BLOCK=ROW_BLOCK)
     order_N, starts = _sorted_into_bins(bin_N, bins)
     geometry = (order_N, starts, points[order_N], coordinates, turns, system_N, *tables, bins.spans_B3, bins.first_B)
     arguments = (*geometry, bins.transform_B33, positions_N3, cell_B33, radii, candidates.offsets, report.flags)
     found_N = torch.empty_like(system_N)
     unsorted = (torch.empty_like(candidates.senders_C), torch.empty_like(candidates.shifts_C3), radii.new_empty(capacity))
-    sizes = {"MARGIN": MARGIN, "BLOCK": BLOCK}
-    _launch(_search, (num_atoms,), *arguments, found_N, *unsorted, FILL=False, **sizes)
+    cut = {"MARGIN": MARGIN, "BLOCK": SEARCH_BLOCK}
+    _launch(_search, (num_atoms,), *arguments, found_N, *unsorted, FILL=False, **cut)
     ends_N = found_N.cumsum(0)
     fits = ends_N[-1] <= capacity
-    candidates.offsets[1:].copy_(ends_N * fits)
+    all_seen = (report.flags[0] & SPANS) == 0
+    candidates.offsets[1:].copy_(ends_N * (fits & all_seen))
     report.add(CANDIDATES, ~fits)
     report.ask(1, ends_N[-1])
-    _launch(_search, (num_atoms,), *arguments, found_N, *unsorted, FILL=True, **sizes)
+    _launch(_search, (num_atoms,), *arguments, found_N, *unsorted, FILL=True, **cut)
     senders, shifts, squares = unsorted
     candidates.senders_C.fill_(num_atoms - 1)
     candidates.receivers_C.fill_(num_atoms - 1)
     rows = (candidates.senders_C, candidates.receivers_C, candidates.shifts_C3)
-    grid = (num_atoms, RANK_PROGRAMS)
-    _launch(_sort_rows, grid, candidates.offsets, squares, senders, shifts, *rows, BLOCK=RANK_BLOCK, PROGRAMS=RANK_PROGRAMS)
+    grid, sizes = (num_atoms, RANK_PROGRAMS), {"BLOCK": RANK_BLOCK, "OTHERS": RANK_OTHERS, "PROGRAMS": RANK_PROGRAMS}
+    _launch(_sort_rows, grid, candidates.offsets, squares, senders, shifts, *rows, **sizes)
     candidates.outgoing_C.copy_(torch.sort(candidates.senders_C, stable=True).indices)
 
 
@@ -449,10 +469,10 @@ def select_edges(
     pairs = (candidates.offsets, candidates.senders_C, candidates.shifts_C3)
     built = (candidates.positions_N3, candidates.cell_B33, candidates.inverse_B33)
     state = (positions_N3, cell_B33, system_N, radii)
-    _launch(_mark, (num_atoms,), *state, *pairs, *built, report.flags, places_C, found_N, BLOCK=BLOCK)
+    _launch(_mark, (num_atoms,), *state, *pairs, *built, report.flags, places_C, found_N, BLOCK=ROW_BLOCK)
     rows = (candidates.offsets, candidates.senders_C, candidates.receivers_C, candidates.shifts_C3, candidates.outgoing_C)
     sizes = (num_atoms, capacity)
-    _launch(_write_edges, (num_atoms,), found_N.cumsum(0), places_C, *rows, *edges, *report, *sizes, BLOCK=BLOCK)
+    _launch(_write_edges, (num_atoms,), found_N.cumsum(0), places_C, *rows, *edges, *report, *sizes, BLOCK=ROW_BLOCK)
 
 
 def _launch(kernel: Any, grid: tuple[int, ...], *arguments: Any, **constants: Any) -> None:
