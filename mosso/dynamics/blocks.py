@@ -22,6 +22,7 @@ from mosso.dynamics.runners import CapturedRunner, EagerRunner, Kind, Runner
 from mosso.dynamics.state import Evaluation, ForceField
 from mosso.graph.device_list import MOVED, DeviceList
 from mosso.graph.graph import Graph
+from mosso.kernels import preferred
 
 FIRST_BLOCK = 4  # steps
 MAX_BLOCK = 512  # steps
@@ -106,8 +107,8 @@ class _Tracked(Generic[C]):
 
 
 def can_capture(potential: ForceField) -> bool:
-    """Whether its evaluations can stand in a CUDA graph."""
-    return isinstance(potential, Binding) and potential.device.type == "cuda"
+    """Whether whole steps, search and evaluation, can stand in a CUDA graph."""
+    return isinstance(potential, Binding) and preferred("neighbor_list", potential.device) == "triton"
 
 
 class SearchError(ValueError):

@@ -20,6 +20,7 @@ from mosso.dynamics.trajectory import LogWriter, TrajectoryWriter
 from mosso.dynamics.writing import WriterThread
 from mosso.engine.potential import Potential
 from mosso.graph.device_list import CANDIDATES, EDGES, MOVED, DeviceList
+from mosso.kernels import dispatch
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
 
@@ -45,6 +46,12 @@ def boxes() -> list[Structure]:
     fixed[:3] = True
     first, second = water_box(2, seed=1), water_box(2, seed=2)
     return [first, Structure(second.numbers, second.positions, second.cell, second.pbc, fixed=fixed[: len(second)])]
+
+
+@pytest.fixture(autouse=True)
+def captured(monkeypatch):
+    """Whatever the default is."""
+    monkeypatch.setitem(dispatch.ON_CUDA, "neighbor_list", "triton")
 
 
 @pytest.fixture
