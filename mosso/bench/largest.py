@@ -23,29 +23,27 @@ def boxes() -> Iterator[Repeats]:
 
 
 def search(fits: Callable[[Repeats], dict[str, Any] | None], share_wanted: float = 0.8, limit: int = 45) -> dict[str, Any] | None:
-    """The row of the largest box for which ``fits`` returns one; None means out of memory.
+    """The row of the largest box, of a dozen cells or more, for which ``fits`` returns one; None means out of memory.
 
     The first boxes tell how memory grows; the search jumps to where that predicts ``share_wanted`` of what there is and walks on
     from there. A row has ``atoms`` and ``share``, of the memory there is.
     """
     shapes = list(itertools.islice(boxes(), limit))
-    small, medium = fits(shapes[1]), fits(shapes[4])
-    if small is None or medium is None:
+    first = 4
+    small, best = fits(shapes[1]), fits(shapes[first])
+    if small is None or best is None:
         return small
-    slope = (medium["share"] - small["share"]) / (medium["atoms"] - small["atoms"])
-    cell_atoms = medium["atoms"] / math.prod(shapes[4])
-    wanted = (share_wanted - medium["share"]) / max(slope, 1e-12) + medium["atoms"]
-    at = max((i for i, shape in enumerate(shapes) if math.prod(shape) * cell_atoms <= wanted), default=4)
-    found, step = fits(shapes[at]), 1
-    if found is None:
-        step = -1
-    while 4 < at + step < limit and (found is None or step == 1):
-        at += step
-        row = fits(shapes[at])
-        if row is None and step == 1:
-            break
-        found = row
-    return found or medium
+    per_cell = (best["share"] - small["share"]) / (math.prod(shapes[first]) - math.prod(shapes[1]))
+    wanted = math.prod(shapes[first]) + (share_wanted - best["share"]) / max(per_cell, 1e-12)
+    at = max((i for i, shape in enumerate(shapes) if first < i and math.prod(shape) <= wanted), default=first + 1)
+    row = fits(shapes[at])
+    if row is None:
+        smaller = (found for i in range(at - 1, first, -1) if (found := fits(shapes[i])) is not None)
+        return next(smaller, best)
+    while row is not None:
+        best, at = row, at + 1
+        row = fits(shapes[at]) if at < limit else None
+    return best
 
 
 def evaluate_box(runner: Runner, repeats: Repeats) -> dict[str, Any] | None:

@@ -10,6 +10,8 @@ on the same device.
 
 import argparse
 import json
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable
 from functools import partial
@@ -54,13 +56,24 @@ class Run:
     def __init__(self, model: str, options: argparse.Namespace, folder: Path, file: RowFile) -> None:
         self.model, self.options, self.folder, self.file = model, options, folder, file
         self.device = find_device(options.device)
-        self.peer = Peer(options.peer_python, options.peer_path) if options.peer_path or options.peer_python != Peer.python else None
-        self.weights = folder / f"{model}.model" if self.peer else None
-        if self.peer and self.weights:
-            self.peer.write_weights(model, self.weights)
+        self.peer = Peer(options.peer_python, options.peer_path) if "peers" in options.parts else None
+        self.weights = self._weights_of_peer()
         self.checkpoint = checkpoint_of(model, self.weights)
         self.systems = [name for name in TABLE[model] if options.systems is None or name in options.systems]
         self.truths: dict[str, Answer] = {}
+
+    def _weights_of_peer(self) -> Path | None:
+        """The file both sides load; without it we go on alone and say so."""
+        if self.peer is None:
+            return None
+        path = self.folder / f"{self.model}.model"
+        try:
+            self.peer.write_weights(self.model, path)
+        except (OSError, subprocess.CalledProcessError) as error:
+            self.file.write({"kind": "failure", "side": "mace-torch", "name": "weights", "model": self.model, "error": str(error)[-200:]})
+            self.peer = None
+            return None
+        return path
 
     def potential(self, precision: str) -> Potential:
         return Potential(self.checkpoint, device=self.device, precision=precision)
@@ -161,7 +174,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--precisions", type=names, default=[name for name in POLICIES if name != "fp64"])
     parser.add_argument("--parts", type=names, default=list(PARTS), help=", ".join(PARTS))
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--peer-python", default=Peer.python, help="interpreter that has mace-torch")
+    parser.add_argument("--peer-python", default=sys.executable, help="interpreter that has mace-torch")
     parser.add_argument("--peer-path", default="", help="PYTHONPATH under which an interpreter has mace-torch")
     parser.add_argument("--backends", type=names, default=["e3nn", "cueq"], help="e3nn, cueq, oeq, with -compiled or without")
     parser.add_argument("--peer-timeout", type=float, default=300.0, help="seconds per model")
@@ -196,7 +209,7 @@ def main(arguments: list[str] | None = None) -> None:
                 run.dynamics()
             if "largest" in options.parts and run.first:
                 run.largest()
-            if run.peer and "peers" in options.parts:
+            if run.peer:
                 run.peers()
     if not options.profile:
         print("\n" + report.show([json.loads(line) for line in options.out.read_text().splitlines()]))
