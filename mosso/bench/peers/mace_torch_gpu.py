@@ -4,8 +4,9 @@
     python mace_torch_gpu.py measure --weights medium.model --inputs DIR --systems Cu64,W3000 --backends e3nn,cueq -o rows.jsonl
 
 Needs mace-torch 0.3.16 with TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD=1, cuequivariance and its ops for ``cueq``, openequivariance for
-``oeq``; stands alone. ``-compiled`` behind a backend is mace's compiled mode, as its calculator sets it up. Systems come from npz
-files with the same atoms and edges for everyone; answers go back beside them. Rows are JSON lines.
+``oeq``; stands alone. ``-compiled`` behind a backend is mace's compiled mode, as its calculator sets it up, and ``-graphs`` the same
+with torch's own CUDA graphs. Systems come from npz files with the same atoms and edges for everyone; answers go back beside them.
+Rows are JSON lines.
 """
 
 from __future__ import annotations
@@ -45,6 +46,7 @@ STEP = 1e-4  # Angstrom, how far atoms move between calls
 SHAPES = {"small": "8x0e+8x1o", "medium": "128x0e+128x1o", "large": "128x0e+128x1o+128x2e"}
 GAINS = {"node_embedding.linear.weight": 4.0, "interactions.0.linear.weight": 27.0, "interactions.1.linear.weight": 27.0}
 WARM_UP, MIN_CALLS, MAX_CALLS = 20, 5, 50
+COMPILE_MODES = {"compiled": "default", "graphs": "reduce-overhead"}
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 Graph = dict[str, torch.Tensor]
 
@@ -94,17 +96,17 @@ def prepared(weights: Path, backend: str, dtype: torch.dtype) -> tuple[torch.nn.
 
         model = run(model, device=DEVICE).to(DEVICE)
     elif kind != "e3nn":
-        raise ValueError(f"Unknown backend {backend!r}: choose e3nn, cueq or oeq, with -compiled or without.")
+        raise ValueError(f"Unknown backend {backend!r}: choose e3nn, cueq or oeq, alone or with {', '.join(COMPILE_MODES)} behind a dash.")
     if compiled:
         from mace.tools.compile import configure_autograd_for_compile, disable_e3nn_codegen, prepare, simplify
         from mace.tools.scripts_utils import extract_model
 
         configure_autograd_for_compile(allow_autograd=True)
         if kind == "e3nn":
-            model = torch.compile(prepare(extract_model)(model=model, map_location=DEVICE), fullgraph=True)
+            model = torch.compile(prepare(extract_model)(model=model, map_location=DEVICE), mode=COMPILE_MODES[compiled], fullgraph=True)
         else:
             with disable_e3nn_codegen():
-                model = torch.compile(simplify(model), fullgraph=False)
+                model = torch.compile(simplify(model), mode=COMPILE_MODES[compiled], fullgraph=False)
     for parameter in model.parameters():
         parameter.requires_grad_(False)
     return model, bool(compiled)
@@ -195,6 +197,7 @@ def step_rows(options: argparse.Namespace, backend: str, dtype: torch.dtype) -> 
         try:
             with peak_memory(row):
                 graph = read_graph(options.inputs / f"{system}.npz", dtype)
+                torch._dynamo.reset()  # compiled for the shapes of one system, never for shapes in general
                 row |= {"atoms": len(graph["positions"]), "edges": graph["edge_index"].shape[1]}
                 answer = evaluate(model, graph, stress, compiled, step=0.0)
                 row["answer"] = f"answer-{backend}-{system}-{'stress' if stress else 'forces'}.npz"
@@ -213,7 +216,7 @@ def make_calculator(options: argparse.Namespace, backend: str) -> MACECalculator
     """The calculator a user of ASE gets."""
     model = torch.load(options.weights, map_location=DEVICE, weights_only=False).float()
     kind, _, compiled = backend.partition("-")
-    flags = {"enable_cueq": kind == "cueq", "enable_oeq": kind == "oeq", "compile_mode": "default" if compiled else None}
+    flags = {"enable_cueq": kind == "cueq", "enable_oeq": kind == "oeq", "compile_mode": COMPILE_MODES.get(compiled)}
     return MACECalculator(models=[model], device=DEVICE, default_dtype="float32", **flags)
 
 
