@@ -88,7 +88,7 @@ class Run:
             problem.save(self.folder / f"{system}.npz")
             for potential in policies:
                 if "ours" in self.options.parts:
-                    for row in rows_of_problem(problem, potential, self.options.variants, [False, True]):
+                    for row in rows_of_problem(problem, potential, self.options.variants, self.options.seconds):
                         self.file.write({"model": self.model} | row)
 
     def peers(self) -> None:
@@ -176,7 +176,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--peer-python", default=sys.executable, help="interpreter that has mace-torch")
     parser.add_argument("--peer-path", default="", help="PYTHONPATH under which an interpreter has mace-torch")
-    parser.add_argument("--backends", type=names, default=["e3nn", "cueq"], help="e3nn, cueq, oeq; with -compiled or -graphs too")
+    parser.add_argument("--backends", type=names, default=["e3nn", "cueq"], help="e3nn, cueq, oeq, hybrid; with -compiled or -graphs too")
     parser.add_argument("--peer-timeout", type=float, default=300.0, help="seconds per model")
     parser.add_argument("--seconds", type=float, default=1.0, help="of each measurement")
     parser.add_argument("--profile", type=names, help="systems whose kernels are listed, instead of the table")

@@ -7,13 +7,14 @@ import time
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
-WARM_UP = 5
-MIN_CALLS, MAX_CALLS = 5, 50
+WARM_UP = 10
+MIN_CALLS, MAX_CALLS = 3, 50
 ROW_VERSION = 2
+T = TypeVar("T")
 
 
 def wait(device: torch.device) -> None:
@@ -36,18 +37,30 @@ def num_calls(ms: float, seconds: float) -> int:
     return min(max(int(1e3 * seconds / max(ms, 1e-3)), MIN_CALLS), MAX_CALLS)
 
 
-def single_calls(call: Callable[[], Any], device: torch.device, seconds: float = 1.0) -> dict[str, float]:
-    """Median and spread of single calls after warming up, in milliseconds."""
-    for _ in range(WARM_UP):
-        last = timed(call, device)
-    times = sorted(timed(call, device) for _ in range(num_calls(last, seconds)))
+def single_calls(call: Callable[[T], Any], prepare: Callable[[], T], device: torch.device, seconds: float) -> dict[str, float]:
+    """Median and spread of single calls after warming up, in milliseconds; ``prepare`` makes the input of each, not timed."""
+
+    def once() -> float:
+        prepared = prepare()
+        return timed(lambda: call(prepared), device)
+
+    last = spent = once()
+    while spent < 1e3 * seconds and spent < WARM_UP * last:
+        last = once()
+        spent += last
+    times = sorted(once() for _ in range(num_calls(last, seconds)))
     return {"ms": statistics.median(times), "ms_p5": times[len(times) // 20], "ms_p95": times[-1 - len(times) // 20]}
 
 
-def back_to_back(call: Callable[[], Any], device: torch.device, ms: float, seconds: float = 0.5) -> float:
-    """Milliseconds per call when the host does not wait between calls."""
-    count = num_calls(ms, seconds)
-    return timed(lambda: [call() for _ in range(count)] and None, device) / count
+def back_to_back(call: Callable[[T], Any], prepare: Callable[[], T], device: torch.device, ms: float, seconds: float) -> float:
+    """Milliseconds per call of ``ms`` when the host does not wait between calls."""
+    inputs = [prepare() for _ in range(num_calls(ms, seconds))]
+
+    def all_of_them() -> None:
+        for prepared in inputs:
+            call(prepared)
+
+    return timed(all_of_them, device) / len(inputs)
 
 
 def start_memory(device: torch.device) -> None:

@@ -1,5 +1,6 @@
 """Rows of one evaluation: ours, by model, system, policy, variant and with or without stress; every row with its errors."""
 
+import itertools
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,7 +9,9 @@ from typing import Any
 from mosso.bench import measure
 from mosso.bench.problems import Answer, Problem, error_bars, reference_answer
 from mosso.bench.variants import VARIANTS
+from mosso.data.structure import Batch
 from mosso.engine.potential import Potential
+from mosso.models.outputs import Output
 
 Row = dict[str, Any]
 
@@ -26,9 +29,8 @@ class RowFile:
         print({key: row[key] for key in shown if key in row}, flush=True)
 
 
-def rows_of_problem(problem: Problem, potential: Potential, variants: list[str], stresses: list[bool]) -> Iterator[Row]:
-    """One row per variant and choice of outputs under the potential's policy."""
-    bars = error_bars(reference_answer(potential, problem.system).errors(problem.truth))
+def rows_of_problem(problem: Problem, potential: Potential, variants: list[str], seconds: float) -> Iterator[Row]:
+    """Per variant one row of energy and forces and one with stress, under the potential's policy."""
     common = {
         "kind": "step",
         "side": "mosso",
@@ -36,32 +38,31 @@ def rows_of_problem(problem: Problem, potential: Potential, variants: list[str],
         "system": problem.name,
         "atoms": problem.batch.num_atoms,
         "edges": problem.graph.num_edges,
-        "bars": bars,
+        "bars": error_bars(reference_answer(potential, problem.system).errors(problem.truth)),
     }
-    for variant in variants:
-        for stress in stresses:
-            row = common | {"name": variant, "stress": stress}
-            try:
-                yield row | _measured(problem, potential, variant, stress)
-            except (RuntimeError, ValueError) as error:  # out of memory, or a variant that cannot run here
-                yield row | {"error": str(error).splitlines()[0]}
+    for variant, stress in itertools.product(variants, (False, True)):
+        row = common | {"name": variant, "stress": stress}
+        try:
+            yield row | _measured(problem, potential, variant, stress, seconds)
+        except (RuntimeError, ValueError) as error:  # out of memory, or a variant that cannot run here
+            yield row | {"error": str(error).splitlines()[0]}
 
 
-def _measured(problem: Problem, potential: Potential, variant: str, stress: bool) -> Row:
+def _measured(problem: Problem, potential: Potential, variant: str, stress: bool, seconds: float) -> Row:
     device = potential.device
     measure.start_memory(device)
     runner = VARIANTS[variant](potential)
-    answer = Answer.of(runner.evaluate(problem.batch, problem.graph, stress=stress))
-    row: Row = {"errors": answer.errors(problem.truth)}
-    row |= measure.single_calls(lambda: runner.evaluate(problem.moved(), problem.graph, stress=stress), device)
+
+    def evaluate(batch: Batch) -> Output:
+        return runner.evaluate(batch, problem.graph, stress=stress)
+
+    def search_and_evaluate(batch: Batch) -> Output:
+        return runner.evaluate(batch, runner.graph(batch), stress=stress)
+
+    row: Row = {"errors": Answer.of(evaluate(problem.batch)).errors(problem.truth)}
+    row |= measure.single_calls(evaluate, problem.moved, device, seconds)
     row |= measure.peak_memory(device)
-
-    def with_list() -> None:
-        batch = problem.moved()
-        runner.evaluate(batch, runner.graph(batch), stress=stress)
-
-    row["ms_back_to_back"] = measure.back_to_back(lambda: runner.evaluate(problem.moved(), problem.graph, stress=stress), device, row["ms"])
+    row["ms_back_to_back"] = measure.back_to_back(evaluate, problem.moved, device, row["ms"], seconds)
     if not stress:
-        with_list()
-        row["ms_with_list"] = min(measure.timed(with_list, device) for _ in range(3))
+        row["ms_with_list"] = measure.single_calls(search_and_evaluate, problem.moved, device, seconds)["ms"]
     return row

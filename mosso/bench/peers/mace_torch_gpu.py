@@ -4,9 +4,9 @@
     python mace_torch_gpu.py measure --weights medium.model --inputs DIR --systems Cu64,W3000 --backends e3nn,cueq -o rows.jsonl
 
 Needs mace-torch 0.3.16 with TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD=1, cuequivariance and its ops for ``cueq``, openequivariance for
-``oeq``; stands alone. ``-compiled`` behind a backend is mace's compiled mode, as its calculator sets it up, and ``-graphs`` the same
-with torch's own CUDA graphs. Systems come from npz files with the same atoms and edges for everyone; answers go back beside them.
-Rows are JSON lines.
+``oeq``, both for ``hybrid``; stands alone. ``-compiled`` behind a backend is mace's compiled mode, as its calculator sets it up,
+and ``-graphs`` the same with torch's own CUDA graphs. Systems come from npz files with the same atoms and edges for everyone;
+answers go back beside them. Rows are JSON lines.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import functools
+import importlib
 import importlib.metadata
 import itertools
 import json
@@ -25,7 +26,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -46,6 +47,7 @@ STEP = 1e-4  # Angstrom, how far atoms move between calls
 SHAPES = {"small": "8x0e+8x1o", "medium": "128x0e+128x1o", "large": "128x0e+128x1o+128x2e"}
 GAINS = {"node_embedding.linear.weight": 4.0, "interactions.0.linear.weight": 27.0, "interactions.1.linear.weight": 27.0}
 WARM_UP, MIN_CALLS, MAX_CALLS = 20, 5, 50
+BACKENDS = ("e3nn", "cueq", "oeq", "hybrid")
 COMPILE_MODES = {"compiled": "default", "graphs": "reduce-overhead"}
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 Graph = dict[str, torch.Tensor]
@@ -82,34 +84,37 @@ def build(shape: str) -> torch.nn.Module:
     return model
 
 
-def prepared(weights: Path, backend: str, dtype: torch.dtype) -> tuple[torch.nn.Module, bool]:
-    """The model in one of mace's backends, and whether it is compiled. As in mace.calculators.MACECalculator."""
+class Prepared(NamedTuple):
+    """A model in one of mace's backends; compiled models are called as mace.calculators.MACECalculator calls them."""
+
+    module: torch.nn.Module
+    compiled: bool
+    training: bool
+
+
+def prepared(weights: Path, backend: str, dtype: torch.dtype) -> Prepared:
+    """The model set up as mace's own calculator does it."""
     torch.set_default_dtype(dtype)
     model = torch.load(weights, map_location=DEVICE, weights_only=False).to(dtype)
-    kind, _, compiled = backend.partition("-")
-    if kind == "cueq":
-        from mace.cli.convert_e3nn_cueq import run
-
-        model = run(model, device=DEVICE).to(DEVICE)
-    elif kind == "oeq":
-        from mace.cli.convert_e3nn_oeq import run
-
-        model = run(model, device=DEVICE).to(DEVICE)
-    elif kind != "e3nn":
-        raise ValueError(f"Unknown backend {backend!r}: choose e3nn, cueq or oeq, alone or with {', '.join(COMPILE_MODES)} behind a dash.")
-    if compiled:
+    kind, _, mode = backend.partition("-")
+    if kind not in BACKENDS or (mode and mode not in COMPILE_MODES):
+        raise ValueError(f"Unknown backend {backend!r}: choose of {BACKENDS}, alone or with one of {list(COMPILE_MODES)} behind a dash.")
+    if kind != "e3nn":
+        model = importlib.import_module(f"mace.cli.convert_e3nn_{kind}").run(model, device=DEVICE).to(DEVICE)
+    differentiated_inside = bool(mode) and kind in ("e3nn", "cueq")
+    if mode:
         from mace.tools.compile import configure_autograd_for_compile, disable_e3nn_codegen, prepare, simplify
         from mace.tools.scripts_utils import extract_model
 
-        configure_autograd_for_compile(allow_autograd=True)
+        configure_autograd_for_compile(allow_autograd=differentiated_inside)
         if kind == "e3nn":
-            model = torch.compile(prepare(extract_model)(model=model, map_location=DEVICE), mode=COMPILE_MODES[compiled], fullgraph=True)
+            model = torch.compile(prepare(extract_model)(model=model, map_location=DEVICE), mode=COMPILE_MODES[mode], fullgraph=True)
         else:
             with disable_e3nn_codegen():
-                model = torch.compile(simplify(model), mode=COMPILE_MODES[compiled], fullgraph=False)
+                model = torch.compile(simplify(model), mode=COMPILE_MODES[mode], fullgraph=False)
     for parameter in model.parameters():
         parameter.requires_grad_(False)
-    return model, bool(compiled)
+    return Prepared(model, bool(mode), differentiated_inside)
 
 
 def read_graph(path: Path, dtype: torch.dtype) -> Graph:
@@ -133,12 +138,15 @@ def read_graph(path: Path, dtype: torch.dtype) -> Graph:
     return {name: (t.to(dtype) if t.is_floating_point() else t).to(DEVICE) for name, t in graph.items()}
 
 
-def evaluate(model: torch.nn.Module, graph: Graph, stress: bool, compiled: bool, step: float = STEP) -> dict[str, torch.Tensor]:
-    """Energy, forces and perhaps stress of freshly moved atoms."""
+def moved(model: Prepared, graph: Graph, step: float = STEP) -> Graph:
+    """The graph with freshly moved atoms; a new dictionary, because mace writes strained positions and shifts into it."""
     positions = graph["positions"] + step * torch.randn_like(graph["positions"])
-    # A new dictionary, because mace writes strained positions and shifts into it.
-    fresh = graph | {"positions": positions.requires_grad_(compiled)}
-    output = model(fresh, training=compiled, compute_stress=stress)
+    return graph | {"positions": positions.requires_grad_(model.compiled)}
+
+
+def evaluate(model: Prepared, stress: bool, graph: Graph) -> dict[str, torch.Tensor]:
+    """Energy, forces and perhaps stress."""
+    output = model.module(graph, training=model.training, compute_stress=stress)
     return {name: output[name].detach() for name in ("energy", "forces", "stress") if output.get(name) is not None}
 
 
@@ -156,14 +164,19 @@ def timed(call: Callable[[], Any]) -> float:
     return 1e3 * (time.perf_counter() - start)
 
 
-def median_time(call: Callable[[], Any], seconds: float) -> dict[str, float]:
-    """Milliseconds after WARM_UP calls, or fewer where these would take more than 2 ``seconds``."""
-    last, spent = timed(call), 0.0
+def median_time(call: Callable[[Any], Any], prepare: Callable[[], Any], seconds: float) -> dict[str, float]:
+    """Milliseconds after WARM_UP calls, or fewer where these would take more than 2 ``seconds``; ``prepare`` is not timed."""
+
+    def once() -> float:
+        prepared = prepare()
+        return timed(lambda: call(prepared))
+
+    last, spent = once(), 0.0
     for _ in range(WARM_UP):
         if spent < 2e3 * seconds:
-            last = timed(call)
+            last = once()
             spent += last
-    times = sorted(timed(call) for _ in range(min(max(int(1e3 * seconds / last), MIN_CALLS), MAX_CALLS)))
+    times = sorted(once() for _ in range(min(max(int(1e3 * seconds / last), MIN_CALLS), MAX_CALLS)))
     return {"ms": statistics.median(times), "ms_p5": times[len(times) // 20], "ms_p95": times[-1 - len(times) // 20]}
 
 
@@ -191,7 +204,7 @@ def longest_kernels(call: Callable[[], Any], most: int = 4) -> list[str]:
 
 def step_rows(options: argparse.Namespace, backend: str, dtype: torch.dtype) -> Iterator[dict[str, Any]]:
     """One row per system, with and without stress; answers are stored for whoever knows the truth."""
-    model, compiled = prepared(options.weights, backend, dtype)
+    model = prepared(options.weights, backend, dtype)
     for system, stress in itertools.product(options.systems, (False, True)):
         row: dict[str, Any] = {"kind": "step", "system": system, "stress": stress}
         try:
@@ -199,24 +212,24 @@ def step_rows(options: argparse.Namespace, backend: str, dtype: torch.dtype) -> 
                 graph = read_graph(options.inputs / f"{system}.npz", dtype)
                 torch._dynamo.reset()  # compiled for the shapes of one system, never for shapes in general
                 row |= {"atoms": len(graph["positions"]), "edges": graph["edge_index"].shape[1]}
-                answer = evaluate(model, graph, stress, compiled, step=0.0)
+                call, prepare = functools.partial(evaluate, model, stress), functools.partial(moved, model, graph)
+                answer = call(moved(model, graph, step=0.0))
                 row["answer"] = f"answer-{backend}-{system}-{'stress' if stress else 'forces'}.npz"
                 np.savez(options.inputs / row["answer"], **{key: value.double().cpu().numpy() for key, value in answer.items()})
-                call = functools.partial(evaluate, model, graph, stress, compiled)
-                row |= median_time(call, options.seconds)
+                row |= median_time(call, prepare, options.seconds)
             if not stress:
-                row["kernels"] = longest_kernels(call)
+                row["kernels"] = longest_kernels(lambda call=call, prepare=prepare: call(prepare()))
         except (RuntimeError, ValueError, ImportError) as error:
             row["error"] = (str(error).splitlines() or [repr(error)])[0][:300]
         yield row
-        graph = answer = call = None
+        graph = answer = call = prepare = None
 
 
 def make_calculator(options: argparse.Namespace, backend: str) -> MACECalculator:
     """The calculator a user of ASE gets."""
     model = torch.load(options.weights, map_location=DEVICE, weights_only=False).float()
-    kind, _, compiled = backend.partition("-")
-    flags = {"enable_cueq": kind == "cueq", "enable_oeq": kind == "oeq", "compile_mode": COMPILE_MODES.get(compiled)}
+    kind, _, mode = backend.partition("-")
+    flags = {"enable_cueq": kind in ("cueq", "hybrid"), "enable_oeq": kind in ("oeq", "hybrid"), "compile_mode": COMPILE_MODES.get(mode)}
     return MACECalculator(models=[model], device=DEVICE, default_dtype="float32", **flags)
 
 
@@ -234,11 +247,14 @@ def calculator_rows(options: argparse.Namespace, backend: str) -> Iterator[dict[
         start = atoms.positions.copy()
         generator = np.random.default_rng(0)
 
-        def call(atoms: Atoms = atoms, start: np.ndarray = start, generator: np.random.Generator = generator) -> None:
+        def move(atoms: Atoms = atoms, start: np.ndarray = start, generator: np.random.Generator = generator) -> Atoms:
             atoms.positions = start + STEP * generator.normal(size=start.shape)
+            return atoms
+
+        def call(atoms: Atoms) -> None:
             calculator.calculate(atoms, ["energy", "forces"], ["positions"])
 
-        yield {"kind": "calculator", "system": system, "atoms": len(atoms), **median_time(call, options.seconds)}
+        yield {"kind": "calculator", "system": system, "atoms": len(atoms), **median_time(call, move, options.seconds)}
 
 
 def dynamics_row(options: argparse.Namespace, backend: str) -> dict[str, Any]:
@@ -282,7 +298,7 @@ def repeated_graph(cell: Graph, repeats: tuple[int, int, int]) -> Graph:
 
 def largest_row(options: argparse.Namespace, backend: str, dtype: torch.dtype) -> dict[str, Any]:
     """The last of growing boxes that fits, from the first number of cells given."""
-    model, compiled = prepared(options.weights, backend, dtype)
+    model = prepared(options.weights, backend, dtype)
     best: dict[str, Any] = {"kind": "largest", "error": "the first box does not fit"}
     growing = (shape for n in itertools.count(1) for shape in ((n, n, n), (n, n, n + 1), (n, n + 1, n + 1)))
     for shape in growing:
@@ -293,8 +309,8 @@ def largest_row(options: argparse.Namespace, backend: str, dtype: torch.dtype) -
             with peak_memory(row):
                 graph = repeated_graph(read_graph(options.inputs / f"{options.largest}.npz", dtype), shape)
                 row |= {"atoms": len(graph["positions"]), "edges": graph["edge_index"].shape[1]}
-                evaluate(model, graph, False, compiled)
-                row["ms"] = timed(functools.partial(evaluate, model, graph, False, compiled))
+                timed(lambda graph=graph: evaluate(model, False, moved(model, graph)))
+                row["ms"] = timed(lambda graph=graph: evaluate(model, False, moved(model, graph)))
         except torch.cuda.OutOfMemoryError:
             return best
         best, graph = row, None
