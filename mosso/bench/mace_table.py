@@ -36,7 +36,7 @@ from mosso.weights.mace import read_mace
 
 PARTS = ("ours", "peers", "largest", "md")
 MD_SYSTEM, MD_STEPS = "W648", 500
-CELL = "W1536"
+CELL, LARGEST_VARIANT = "W1536", "tabulated"
 
 
 def checkpoint_of(model: str, weights: Path | None) -> Checkpoint:
@@ -104,6 +104,7 @@ class Run:
                 if part in self.options.parts:
                     Problem(name, exact).save(self.folder / f"{name}.npz")
                     arguments += [flag, name]
+        measure.start_memory(self.device)  # the device is the peer's now
         for row in self.peer.measure(self.model, self.weights, self.folder, arguments, self.truths, self.options.peer_timeout):
             self.file.write(row)
 
@@ -118,10 +119,11 @@ class Run:
         self._try("md", variant, lambda: dynamics_rate.steps_per_second(self.runner(variant), MD_SYSTEM, MD_STEPS))
 
     def largest(self) -> None:
-        """Our largest box, with the last variant."""
-        variant = self.options.variants[-1]
-        runner = self.runner(variant)
-        self._try("largest", variant, lambda: largest.search(lambda box: largest.evaluate_box(runner, box)) or {"error": "nothing fits"})
+        """Our largest box; at that size recording a graph gains nothing."""
+        runner = self.runner(LARGEST_VARIANT)
+        self._try(
+            "largest", LARGEST_VARIANT, lambda: largest.search(lambda box: largest.evaluate_box(runner, box)) or {"error": "nothing fits"}
+        )
 
     def runner(self, variant: str) -> Any:
         return VARIANTS[variant](self.potential("fp32"))

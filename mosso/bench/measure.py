@@ -1,5 +1,6 @@
 """Time and memory of calls on a device."""
 
+import gc
 import platform
 import statistics
 import subprocess
@@ -64,7 +65,8 @@ def back_to_back(call: Callable[[T], Any], prepare: Callable[[], T], device: tor
 
 
 def start_memory(device: torch.device) -> None:
-    """Forget the peak so far."""
+    """Give back what nothing uses, to other processes too, and forget the peak so far."""
+    gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
