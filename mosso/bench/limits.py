@@ -16,6 +16,8 @@ from mosso.models.mace import MACESpec
 
 WORD = 4  # bytes of a float32
 CUBIC = 4  # coefficients of a cubic
+# Multiply-adds of the derivative over those of the op, as counted in the generated kernels (docs/kernels.md).
+CONVOLUTION_BACKWARD, CONTRACTION_BACKWARD = 218 / 98, 1400 / 604
 
 
 @dataclass(frozen=True)
@@ -116,28 +118,36 @@ def _mix(name: str, rows_in: int, rows_out: int, channels: int, size: Size) -> I
 
 
 def _convolution(name: str, spec: MACESpec, rows_in: int, paths: tuple[CouplingPath, ...], size: Size) -> Iterator[Cost]:
-    """Per edge and channel: the cubic of each path, then w x_i Y_j summed before the coupling, which is paid per atom."""
+    """Per edge and channel the cubic of each path and the products summed before the coupling, which is paid per atom."""
     channels, components = spec.num_channels, (spec.max_ell + 1) ** 2
-    products = sum((2 * path.l_in + 1) * (2 * path.l_edge + 2) for path in paths)
+    products = sum(map(_num_products_of_path, paths))
     features, nodes = size.edges * (components * WORD + 12), size.atoms * rows_in * channels * WORD
     sums = size.atoms * num_components(tuple(path.l_out for path in paths)) * channels * WORD
     table = size.intervals * len(paths) * CUBIC * channels * WORD
     gathered = size.edges * channels * WORD * (rows_in + CUBIC * len(paths))
     each = size.edges * channels
     yield Cost(name, "forward", 2 * each * (products + 3 * len(paths)), features + nodes + sums + table, gathered)
-    # Derivatives in w, x and Y each cost about as much as the product itself.
-    backward = 2 * each * (3 * products + 6 * len(paths))
+    backward = 2 * each * (CONVOLUTION_BACKWARD * products + 6 * len(paths))
     yield Cost(name, "backward", backward, features * 2 + nodes * 2 + sums + table, gathered + each * rows_in * WORD * 2)
 
 
+def _num_products_of_path(path: CouplingPath) -> int:
+    """Multiply-adds of w x_i Y_j; Y of degree 0 is one, and a scalar is cheaper as a dot product."""
+    if path.l_edge == 0:
+        return 2 * path.l_in + 1
+    if path.l_out == 0:
+        return 2 * path.l_in + 2
+    return (2 * path.l_in + 1) * (2 * path.l_edge + 2)
+
+
 def _contraction(name: str, spec: MACESpec, layer: int, rows_out: int, size: Size) -> Iterator[Cost]:
-    """Multiply-adds of the nested form; its derivative costs 2.3 times as many (docs/kernels.md)."""
+    """Multiply-adds of the nested form."""
     components = (spec.max_ell + 1) ** 2
     products = _num_products(spec.max_ell, spec.degrees_out(layer), spec.correlation[layer])
     each = size.atoms * spec.num_channels
     traffic = WORD * each * (components + rows_out)
     yield Cost(name, "forward", 2 * each * products, traffic)
-    yield Cost(name, "backward", 2 * each * 2.3 * products, traffic + WORD * each * components)
+    yield Cost(name, "backward", 2 * each * CONTRACTION_BACKWARD * products, traffic + WORD * each * components)
 
 
 @lru_cache

@@ -15,6 +15,7 @@ def by_name(size: Size = SIZE) -> dict[tuple[str, str], Cost]:
 def test_known_counts() -> None:
     found = by_name()
     assert found["contraction 0", "forward"].flops == 2 * 604 * 1000 * 128
+    assert found["convolution 1", "forward"].flops == 2 * (98 + 3 * 10) * 158_000 * 128
     assert found["mix 1", "forward"].flops == 2 * 1000 * 40 * 128**2
     assert found["up 1", "forward"].bytes == 4 * (2 * 1000 * 4 * 128 + 128**2)
     assert len(found) == sum(1 for _ in costs(MP0_MEDIUM, SIZE))
