@@ -49,6 +49,8 @@ def search(fits: Callable[[Repeats], dict[str, Any] | None], share_wanted: float
 def evaluate_box(runner: Runner, repeats: Repeats) -> dict[str, Any] | None:
     """Energy and forces of a box: atoms, milliseconds of the second call, peak memory; None when memory runs out."""
     device = runner.device
+    if device.type != "cuda":
+        raise ValueError(f"The largest box is that of a GPU, and the potential is on {device}: leave this part out.")
     measure.start_memory(device)
     try:
         batch = runner.batch([repeated(CELL, repeats)])

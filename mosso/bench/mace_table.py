@@ -16,7 +16,7 @@ import tempfile
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from mosso.bench import dynamics_rate, largest, limits, measure, profile, report
 from mosso.bench.cases import MODELS, SYSTEMS, TABLE
@@ -24,7 +24,9 @@ from mosso.bench.peer_runs import Peer
 from mosso.bench.problems import Answer, Problem, batch_and_graph, with_gains
 from mosso.bench.steps import RowFile, rows_of_problem
 from mosso.bench.variants import VARIANTS
+from mosso.data.structure import Batch
 from mosso.engine.potential import Potential, find_device
+from mosso.graph.graph import Graph
 from mosso.kernels import SpeciesGroups
 from mosso.models.base import species_index
 from mosso.models.initial import initial_tensors
@@ -136,28 +138,36 @@ class Run:
             self.file.write(common | {"error": str(error).splitlines()[0]})
 
     def profile(self, systems: list[str]) -> None:
-        """Kernels of one evaluation by the last variant."""
-        exact, runner = self.potential("fp64"), self.runner(self.options.variants[-1])
+        """Kernels of one evaluation by the last variant, and how close its ops come to their limits."""
+        exact, potential = self.potential("fp64"), self.potential("fp32")
+        runner = VARIANTS[self.options.variants[-1]](potential)
         for system in systems:
             problem = Problem(system, exact)
             kernels = profile.kernel_times(partial(_evaluate, runner, problem))
             for kernel in kernels:
-                self.file.write({"kind": "kernel", "model": self.model, "system": system, **kernel})
-            print(f"\n{self.model}, {system}, energy and forces\n\n{profile.kernel_table(kernels)}")
+                self.file.write({"kind": "kernel", "side": "mosso", "model": self.model, "system": system, **kernel})
+            costs = list(limits.costs(MODELS[self.model], size_of(potential, problem.batch, problem.graph)))
+            print(
+                f"\n{self.model}, {system}, energy and forces\n\n{profile.kernel_table(kernels)}\n\n{profile.share_table(kernels, costs)}"
+            )
 
 
 def _evaluate(runner: Any, problem: Problem) -> None:
     runner.evaluate(problem.moved(), problem.graph)
 
 
+def size_of(potential: Any, batch: Batch, graph: Graph) -> limits.Size:
+    """What the costs of an evaluation depend on; a potential under a policy with tables."""
+    present = SpeciesGroups.of(species_index(batch.numbers_N, potential.species)).present
+    intervals = TabulatedMACE(potential.model).tables(present).num_intervals
+    return limits.Size(batch.num_atoms, graph.num_edges, len(present), intervals)
+
+
 def print_limits(model: str, systems: list[str]) -> None:
     """What each op must take at least."""
+    potential = Potential(checkpoint_of(model, None), precision="fp32")
     for system in systems:
-        potential = Potential(checkpoint_of(model, None), precision="fp32")
-        batch, graph = batch_and_graph(potential, SYSTEMS[system])
-        present = SpeciesGroups.of(species_index(batch.numbers_N, potential.species)).present
-        intervals = TabulatedMACE(cast(MACE, potential.model)).tables(present).num_intervals
-        size = limits.Size(batch.num_atoms, graph.num_edges, len(present), intervals)
+        size = size_of(potential, *batch_and_graph(potential, SYSTEMS[system]))
         print(f"\n{model}, {system}: {size}\n\n{limits.limits_table(MODELS[model], size)}")
 
 

@@ -79,6 +79,11 @@ def test_dynamics(tiny: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert row["atoms"] == 24
 
 
+def test_the_largest_box_wants_a_gpu(tiny: None, tmp_path: Path) -> None:
+    (row,) = run(tmp_path / "rows.jsonl", "--systems", "", "--parts", "largest", "--variants", "tabulated")
+    assert "leave this part out" in row["error"]
+
+
 def test_unknown_names_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         mace_table.parse(["--variants", "fast"])
