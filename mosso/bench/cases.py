@@ -1,12 +1,15 @@
-"""What is measured: model shapes and systems, as data."""
+"""What is measured: model shapes, systems and the times aimed at, as data."""
 
+import math
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from mosso.data.structure import Structure
 from mosso.models.mace import MACESpec
+
+Repeats = tuple[int, int, int]
 
 # The shape of MACE-MP-0 medium with 89 elements; random weights do for timing.
 MP0_MEDIUM = MACESpec(
@@ -61,17 +64,74 @@ def water(num_side: int, seed: int = 0) -> Structure:
     return Structure(np.tile([8, 1, 1], len(oxygen)), positions, num_side * spacing * np.eye(3), np.ones(3, dtype=bool))
 
 
-# Name -> the batch that is evaluated in one call.
-SYSTEMS: dict[str, Callable[[], list[Structure]]] = {
-    "Cu64": lambda: [copper(4)],
-    "Cu64x16": lambda: [copper(4)] * 16,
-    "C8": lambda: [diamond(1)],
-    "C216": lambda: [diamond(3)],
-    "C1000": lambda: [diamond(5)],
-    "W24": lambda: [water(2)],
-    "W648": lambda: [water(6)],
-    "W3000": lambda: [water(10)],
-    "W8232": lambda: [water(14)],
-    "W24000": lambda: [water(20)],
-    "W98304": lambda: [water(32)],
+def displaced(structure: Structure, seed: int, amplitude: float = 0.1) -> Structure:
+    """Every coordinate moved by a normal number of ``amplitude`` Angstrom, about what 300 K does: forces of perfect lattices cancel."""
+    noise = np.random.default_rng(seed).normal(size=structure.positions.shape)
+    return replace(structure, positions=structure.positions + amplitude * noise)
+
+
+def repeated(structure: Structure, repeats: Repeats) -> Structure:
+    """Copies side by side in one cell, copy after copy: what one atom feels is what it feels in the small cell."""
+    grid = np.stack(np.meshgrid(*map(np.arange, repeats), indexing="ij"), axis=-1).reshape(-1, 1, 3)
+    positions = (grid @ structure.cell + structure.positions).reshape(-1, 3)
+    numbers = np.tile(structure.numbers, math.prod(repeats))
+    return Structure(numbers, positions, np.array(repeats)[:, None] * structure.cell, structure.pbc)
+
+
+@dataclass(frozen=True)
+class System:
+    """A batch that is evaluated in one call.
+
+    Attributes:
+        make: the structure before its atoms are displaced.
+        copies: structures in the batch, each displaced in its own way.
+        repeats: copies of the displaced cell along each axis, in one structure. The truth of a system too large for float64
+            reference ops is then that of its cell.
+    """
+
+    make: Callable[[], Structure]
+    copies: int = 1
+    repeats: Repeats = (1, 1, 1)
+
+    def cells(self) -> list[Structure]:
+        """The displaced structures before they are repeated."""
+        return [displaced(self.make(), seed) for seed in range(self.copies)]
+
+    def structures(self) -> list[Structure]:
+        """What is evaluated."""
+        return [repeated(cell, self.repeats) for cell in self.cells()]
+
+
+SYSTEMS: dict[str, System] = {
+    "Cu64": System(lambda: copper(4)),
+    "Cu64x16": System(lambda: copper(4), copies=16),
+    "C8": System(lambda: diamond(1)),
+    "C216": System(lambda: diamond(3)),
+    "C1000": System(lambda: diamond(5)),
+    "W24": System(lambda: water(2)),
+    "W192": System(lambda: water(2), repeats=(2, 2, 2)),
+    "W648": System(lambda: water(6)),
+    "W1536": System(lambda: water(8)),
+    "W3000": System(lambda: water(10)),
+    "W8232": System(lambda: water(14)),
+    "W24000": System(lambda: water(10), repeats=(2, 2, 2)),
+    "W98304": System(lambda: water(8), repeats=(4, 4, 4)),
 }
+
+# The rows of the table.
+TABLE: dict[str, tuple[str, ...]] = {
+    "mace-mp0-medium": ("Cu64", "C216", "Cu64x16", "C1000", "W3000", "W24000", "W98304"),
+    "mace-mp0-large": ("C1000", "W24000"),
+}
+
+
+@dataclass(frozen=True)
+class Target:
+    """Milliseconds of energy and forces: what has to be reached, and what is hoped for."""
+
+    must: float
+    aim: float
+
+
+# (model, system) -> target; rows without one show none.
+TARGETS: dict[tuple[str, str], Target] = {}
