@@ -146,7 +146,7 @@ def _backward(
     if need_y:
         blocks = ceil_div(num_edges * num_harmonics, 1024)
         sizes = {"PARTS": num_blocks, "WIDTH": num_harmonics, "BLOCK": 1024}
-        launch(sum_parts, (blocks,), grad_parts, receiver_offsets, grad_harmonics, num_nodes, num_edges, **sizes)
+        launch(sum_parts, (blocks,), grad_parts, receiver_offsets, grad_harmonics, num_nodes, 0, num_edges, **sizes)
     if need_w:
         sizes = {"PROGRAMS": 256, "WIDTH": num_paths * channels, "BLOCK": 1024}
         launch(zero_padding, (256,), receiver_offsets, grad_weights, num_nodes, num_edges, **sizes)

@@ -147,6 +147,7 @@ class Weights:
         unit_harmonic: the harmonic of degree 0 is one; its column of ``scalars`` holds a variable t of the weights.
         cast: makes a number of the weights one of the dtype of x.
         backward: arguments of the backward kernel that belong to this source.
+        num_rows: edges that one launch of the backward kernel writes gradients of.
         flags: what the backward kernel may be asked for.
         need_u: when it needs u_i, and so dw_p = sum_i x_i u_i.
     """
@@ -158,6 +159,7 @@ class Weights:
     unit_harmonic = False
     cast = ""
     backward: tuple[str, ...] = ("grad_weights", "num_edges")
+    num_rows = "num_edges"
     flags: tuple[str, ...] = ("NEED_X", "NEED_Y", "NEED_W")
     need_u = "NEED_X or NEED_W"
 
@@ -186,8 +188,8 @@ class Weights:
     def restrict(self, write: _Writer) -> None:
         """Lines that leave out edges which this launch of the backward kernel is not for."""
 
-    def dx_row(self, u: int) -> str:
-        """Where dx of an edge goes."""
+    def own_row(self, u: int) -> str:
+        """Where the gradients of an edge go."""
         return _row(u)
 
     def gradient(self, write: _Writer, table: PathTable, p: int, u: int, dw: str, live: str) -> None:
@@ -201,7 +203,7 @@ class _Tabulated(Weights):
     """w_p = sum_q c_q t^q, where the coefficients are the row of a table (R, P, 4, C) that the edge names.
 
     dw_p is not stored: dt = sum over p and channels of dw_p * dw_p/dt takes the place of dY_0. One launch of the backward
-    kernel is for the edges from ``first_edge`` to ``last_edge``; dx of the first of them is row 0 of ``grad_x``.
+    kernel is for the edges from ``first_edge`` to ``last_edge``; row 0 of what it writes belongs to the first of them.
     """
 
     op = "tabulated_convolution"
@@ -210,7 +212,8 @@ class _Tabulated(Weights):
     indices: ClassVar[dict[str, str]] = {"sender": "senders", "row": "rows"}
     unit_harmonic = True
     cast = ".to(x.dtype.element_ty)"
-    backward = ("first_edge", "last_edge", "num_edges")
+    backward = ("first_edge", "last_edge")
+    num_rows = "(last_edge - first_edge)"
     flags = ("NEED_X", "NEED_Y")
     need_u = "NEED_X or NEED_Y"
 
@@ -230,7 +233,7 @@ class _Tabulated(Weights):
         write("if start >= end:")
         write("    return")
 
-    def dx_row(self, u: int) -> str:
+    def own_row(self, u: int) -> str:
         return f"(edge + {u} - first_edge)" if u else "(edge - first_edge)"
 
     def gradient(self, write: _Writer, table: PathTable, p: int, u: int, dw: str, live: str) -> None:
@@ -384,7 +387,7 @@ def backward_source(table: PathTable, weights: Weights, step: int, max_sums: int
     arguments = f"g, x, {weights.arguments}, grad_x, grad_{weights.scalars}, {', '.join(weights.backward)},\n    {constants}"
     _head(write, f"{weights.op}_backward", arguments, table)
     weights.restrict(write)
-    write(f"grad_{weights.scalars} += tl.program_id(1).to(tl.int64) * num_edges * {table.num_edge}")
+    write(f"grad_{weights.scalars} += tl.program_id(1).to(tl.int64) * {weights.num_rows} * {table.num_edge}")
     write(f"at = g + node * ({table.num_out} * CHANNELS) + channel")
     for k in range(table.num_out):
         write(f"g{k} = tl.load(at + {k} * CHANNELS, mask=inside, other=0.0)")
@@ -411,12 +414,12 @@ def _backward_edge(write: _Writer, table: PathTable, weights: Weights, hoisted: 
     for p in range(len(table.paths)):
         _backward_path(write, table, weights, p, p in hoisted, u, live)
     write("if NEED_X:")
-    write(f"    at = grad_x + {weights.dx_row(u)} * ({table.num_in} * CHANNELS) + channel")
+    write(f"    at = grad_x + {weights.own_row(u)} * ({table.num_in} * CHANNELS) + channel")
     for i in range(table.num_in):
         write(f"    tl.store(at + {i} * CHANNELS, dx{i}, mask={live})")
     write("if NEED_Y:")
     write.depth += 1
-    _store_sums(write, table, f"grad_{weights.scalars} + {_row(u)} * {table.num_edge}", u, warp_sum, live)
+    _store_sums(write, table, f"grad_{weights.scalars} + {weights.own_row(u)} * {table.num_edge}", u, warp_sum, live)
     write.depth -= 1
 
 

@@ -61,15 +61,21 @@ def add_outgoing(
 
 
 @triton.jit
-def sum_parts(parts, receiver_offsets, out, num_nodes, num_edges, PARTS: tl.constexpr, WIDTH: tl.constexpr, BLOCK: tl.constexpr):
-    """out (E, WIDTH) = sum of the (PARTS, E, WIDTH) parts; zero for padding edges, whose parts nobody wrote."""
-    end = tl.load(receiver_offsets + num_nodes) * WIDTH
-    size = tl.cast(num_edges, tl.int64) * WIDTH
+def sum_parts(
+    parts, receiver_offsets, out, num_nodes, first_edge, last_edge, PARTS: tl.constexpr, WIDTH: tl.constexpr, BLOCK: tl.constexpr
+):
+    """Rows first_edge:last_edge of out (E, WIDTH) = sum of the parts (PARTS, last_edge - first_edge, WIDTH).
+
+    Zero for padding edges, whose parts nobody wrote.
+    """
+    first = tl.cast(first_edge, tl.int64) * WIDTH
+    size = tl.cast(last_edge, tl.int64) * WIDTH - first
+    end = tl.load(receiver_offsets + num_nodes) * WIDTH - first
     element = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     total = tl.zeros((BLOCK,), out.dtype.element_ty)
     for part in tl.static_range(PARTS):
-        total += tl.load(parts + part * size + element, mask=element < end, other=0.0)
-    tl.store(out + element, total, mask=element < size)
+        total += tl.load(parts + part * size + element, mask=(element < end) & (element < size), other=0.0)
+    tl.store(out + first + element, total, mask=element < size)
 
 
 @triton.jit

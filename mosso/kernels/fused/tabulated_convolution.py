@@ -26,15 +26,17 @@ from mosso.kernels.fused.edge_sums import add_outgoing, sum_outgoing, sum_parts
 from mosso.kernels.fused.launch import Config, ceil_div, launch, register
 from mosso.math.coupling import CouplingPath
 
-# Most that the gradients of x per edge may take at a time.
+# Most that gradients per edge and channel may take at a time.
 SCRATCH_BYTES = 2**30
+# From here on one program per receiver keeps a large GPU busy.
+MANY_RECEIVERS = 1024
 
 
-def config(direction: str, channels: int, num_features: int, itemsize: int) -> Config:
-    """One channel per thread."""
+def config(direction: str, channels: int, num_features: int, itemsize: int, num_nodes: int) -> Config:
+    """One channel per thread; few receivers are spread over more programs, so that a large GPU has work everywhere."""
     max_sums = generated.MAX_HOISTED[itemsize]
     if direction == "forward":
-        block = min(128, max(32, triton.next_power_of_2(channels)))
+        block = min(128 if num_nodes >= MANY_RECEIVERS else 32, max(32, triton.next_power_of_2(channels)))
         return Config(block, block // 32, 1, max_sums)
     # One warp, so that its sums over channels stay within the warp.
     nvidia = torch.version.cuda is not None and not INTERPRETED
@@ -65,7 +67,7 @@ def _forward(
     assert table.shape[1:] == (len(known.paths), 4, channels)
     assert receiver_offsets.shape == sender_offsets.shape == (num_nodes + 1,)
     out = x.new_empty(num_nodes, known.num_out, channels)
-    cut = config("forward", channels, known.num_edge, x.element_size())
+    cut = config("forward", channels, known.num_edge, x.element_size(), num_nodes)
     launch(
         generated.kernel("forward", known, cut.step, cut.max_sums, cut.ahead, weights=TABULATED),
         (num_nodes, ceil_div(channels, cut.block)),
@@ -113,30 +115,31 @@ def _backward(
     num_nodes, num_edges, channels = x.shape[0], features.shape[0], int(x.shape[2])
     width, num_features = known.num_in * channels, known.num_edge
     need_x, need_y = needed
-    cut = config("backward", channels, num_features, x.element_size())
+    cut = config("backward", channels, num_features, x.element_size(), num_nodes)
     num_blocks = ceil_div(channels, cut.block)
-    chunks = _chunks(num_edges, max(1, SCRATCH_BYTES // (width * x.element_size())) if need_x else num_edges)
+    per_edge = (width if need_x else 0) + (num_blocks * num_features if need_y else 0)
+    chunks = _chunks(num_edges, max(1, SCRATCH_BYTES // (per_edge * x.element_size())))
+    longest = chunks[0][1]
     edges = [t.contiguous() for t in (x, features, table, senders, rows, receiver_offsets)]
     by_sender = (transpose.contiguous(), sender_offsets.contiguous())
-    grad_edges = x.new_empty((chunks[0][1], width) if need_x else (0,))
-    grad_parts = x.new_empty((num_blocks, num_edges, num_features) if need_y else (0,))
+    grad_edges = x.new_empty((longest, width) if need_x else (0,))
+    grad_parts = x.new_empty((num_blocks, longest, num_features) if need_y else (0,))
     grad_x = x.new_empty(x.shape) if need_x and len(chunks) == 1 else x.new_zeros(x.shape if need_x else (0,))
     grad_features = x.new_empty(features.shape if need_y else (0,))
     kernel = generated.kernel("backward", known, cut.step, cut.max_sums, cut.ahead, cut.warp_sum, TABULATED)
     sizes = {"CHANNELS": channels, "BLOCK": cut.block, "NEED_X": need_x, "NEED_Y": need_y}
+    by_parts = {"PARTS": num_blocks, "WIDTH": num_features, "BLOCK": 1024}
     of_sums = {"WIDTH": width, "BLOCK": 128, "ROWS": 8, "num_warps": 4}
     g = g.contiguous()
-    for chunk in chunks:
-        grads = (grad_edges, grad_parts, *chunk, num_edges)
-        launch(kernel, (num_nodes, num_blocks), g, *edges, *grads, **sizes, num_warps=cut.num_warps)
+    for first, last in chunks:
+        launch(kernel, (num_nodes, num_blocks), g, *edges, grad_edges, grad_parts, first, last, **sizes, num_warps=cut.num_warps)
         if need_x and len(chunks) > 1:
-            launch(add_outgoing, (num_nodes, ceil_div(width, 128)), grad_edges, *by_sender, grad_x, *chunk, **of_sums)
+            launch(add_outgoing, (num_nodes, ceil_div(width, 128)), grad_edges, *by_sender, grad_x, first, last, **of_sums)
         elif need_x:
             launch(sum_outgoing, (num_nodes, ceil_div(width, 128)), grad_edges, *by_sender, grad_x, **of_sums)
-    if need_y:
-        blocks = ceil_div(num_edges * num_features, 1024)
-        sizes = {"PARTS": num_blocks, "WIDTH": num_features, "BLOCK": 1024}
-        launch(sum_parts, (blocks,), grad_parts, edges[-1], grad_features, num_nodes, num_edges, **sizes)
+        if need_y:
+            programs = ceil_div((last - first) * num_features, 1024)
+            launch(sum_parts, (programs,), grad_parts, edges[-1], grad_features, num_nodes, first, last, **by_parts)
     return grad_x, grad_features
 
 
