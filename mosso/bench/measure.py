@@ -1,6 +1,7 @@
 """Time and memory of calls on a device."""
 
 import gc
+import hashlib
 import platform
 import statistics
 import subprocess
@@ -85,6 +86,7 @@ def environment(device: torch.device) -> dict[str, Any]:
         "row_version": ROW_VERSION,
         "device": device.type,
         "commit": commit or None,
+        "source": source_hash(),
         "torch": torch.__version__,
         "python": platform.python_version(),
     }
@@ -92,6 +94,15 @@ def environment(device: torch.device) -> dict[str, Any]:
         found |= {"gpu": torch.cuda.get_device_name(device), "cuda": torch.version.cuda, "driver": driver_version()}
         found |= {"triton": version("triton"), "tf32": torch.backends.cuda.matmul.allow_tf32}
     return found
+
+
+def source_hash() -> str:
+    """Of the package's source files as they ran: a commit says nothing of changes on top of it."""
+    package = Path(__file__).parent.parent
+    digest = hashlib.sha256()
+    for path in sorted(package.rglob("*.py")):
+        digest.update(path.relative_to(package).as_posix().encode() + path.read_bytes())
+    return digest.hexdigest()[:12]
 
 
 def driver_version() -> str | None:

@@ -44,7 +44,7 @@ def show(rows: Sequence[Row]) -> str:
 
 def _machine(rows: Sequence[Row]) -> str:
     """What the rows were measured on."""
-    names = ("gpu", "driver", "torch", "triton", "commit")
+    names = ("gpu", "driver", "torch", "triton", "commit", "source")
     found = {", ".join(f"{name} {row[name]}" for name in names if row.get(name)) for row in rows}
     return "\n".join(sorted(found))
 
