@@ -1,6 +1,6 @@
 """Ops on tensors. Models call these names; dispatch.py decides which implementation runs."""
 
-from mosso.kernels.dispatch import edge_convolution, neighbor_ops, symmetric_contraction
+from mosso.kernels.dispatch import edge_convolution, gaussian, neighbor_ops, symmetric_contraction
 from mosso.kernels.reference import (
     SpeciesGroups,
     edge_features,
@@ -18,6 +18,7 @@ __all__ = [
     "edge_convolution",
     "edge_features",
     "fold_contraction",
+    "gaussian",
     "linear",
     "neighbor_ops",
     "radial_mlp",

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from mosso.kernels import reference, reference_neighbor_list
+from mosso.kernels import reference, reference_neighbor_list, reference_noise
 from mosso.math.coupling import ContractionTable, CouplingPath
 
 IMPLEMENTATIONS = ("auto", "reference", "triton")
@@ -47,7 +47,7 @@ def _device_obstacle(device: str) -> str | None:
 
 # What ``auto`` runs on CUDA devices. A Triton op moves in here once its errors and times on a GPU stand in docs/kernels.md.
 # Of the neighbour list the search has no other form that a CUDA graph can hold.
-ON_CUDA = {"edge_convolution": "reference", "symmetric_contraction": "reference", "neighbor_list": "triton"}
+ON_CUDA = {"edge_convolution": "reference", "symmetric_contraction": "reference", "neighbor_list": "triton", "gaussian": "reference"}
 
 
 @contextmanager
@@ -94,6 +94,15 @@ def neighbor_ops(positions_N3: Tensor, implementation: str = "auto") -> Neighbor
     from mosso.kernels.fused import neighbor_list as fused
 
     return NeighborOps(fused.find_candidates, fused.select_edges)
+
+
+def gaussian(seeds_N: Tensor, index_N: Tensor, step: Tensor, stream: int, implementation: str = "auto") -> Tensor:
+    """(N, 3) float64: see ``reference_noise.gaussian``; ``implementation`` is auto, reference or triton."""
+    if choose(implementation, "gaussian", step.new_empty(0, dtype=torch.float64)) == "reference":
+        return reference_noise.gaussian(seeds_N, index_N, step, stream)
+    from mosso.kernels.fused import noise as fused
+
+    return fused.gaussian(seeds_N, index_N, step, stream)
 
 
 def edge_convolution(
