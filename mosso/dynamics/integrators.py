@@ -223,9 +223,10 @@ def _strain_derivative(state: State) -> Tensor:
 
 def strained(state: State, strain_B33: Tensor) -> State:
     """Positions and cell deformed by exp(strain), momenta by its inverse; ``strain_B33`` is symmetric."""
-    batch, larger_B33 = state.batch, exponential(strain_B33)
+    batch = state.batch
+    larger_B33, smaller_B33 = exponential(torch.cat([strain_B33, -strain_B33])).chunk(2)
     positions_N3 = deform(batch.positions_N3, larger_B33, batch.system_N)
-    momenta_N3 = deform(state.momenta_N3, exponential(-strain_B33), batch.system_N)
+    momenta_N3 = deform(state.momenta_N3, smaller_B33, batch.system_N)
     return replace(state, batch=replace(batch, positions_N3=positions_N3, cell_B33=batch.cell_B33 @ larger_B33), momenta_N3=momenta_N3)
 
 

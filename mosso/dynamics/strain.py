@@ -14,7 +14,7 @@ def exponential(u_B33: Tensor) -> Tensor:
     eye_33 = torch.eye(3, dtype=u_B33.dtype, device=u_B33.device)
     power_B33 = eye_33 + small_B33 / _DEGREE
     for degree in range(_DEGREE - 1, 0, -1):
-        power_B33 = eye_33 + small_B33 @ power_B33 / degree
+        power_B33 = torch.baddbmm(eye_33, small_B33, power_B33, alpha=1.0 / degree)
     for _ in range(_SQUARINGS):
         power_B33 = power_B33 @ power_B33
     return power_B33

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from mosso.kernels import reference, reference_neighbor_list
+from mosso.kernels import reference, reference_neighbor_list, reference_noise
 from mosso.math.coupling import ContractionTable, CouplingPath
 
 IMPLEMENTATIONS = ("auto", "reference", "triton")
@@ -51,6 +51,7 @@ ON_CUDA = {
     "edge_features": "reference",
     "edge_forces": "reference",
     "edge_vectors": "reference",
+    "gaussian": "reference",
     "neighbor_list": "reference",
     "path_linear": "reference",
     "radial_moments": "reference",
@@ -109,6 +110,15 @@ def neighbor_ops(positions_N3: Tensor, implementation: str = "auto") -> Neighbor
     from mosso.kernels.fused import neighbor_list as fused
 
     return NeighborOps(fused.find_candidates, fused.select_edges)
+
+
+def gaussian(seeds_N: Tensor, index_N: Tensor, step: Tensor, stream: int, implementation: str = "auto") -> Tensor:
+    """(N, 3) float64: see ``reference_noise.gaussian``; ``implementation`` is auto, reference or triton."""
+    if choose(implementation, "gaussian", step.new_empty(0, dtype=torch.float64)) == "reference":
+        return reference_noise.gaussian(seeds_N, index_N, step, stream)
+    from mosso.kernels.fused import noise as fused
+
+    return fused.gaussian(seeds_N, index_N, step, stream)
 
 
 def edge_convolution(

@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from mosso.dynamics.noise import BAROSTAT, THERMOSTAT, gaussian, philox
+from mosso.dynamics.noise import BAROSTAT, THERMOSTAT, gaussian
+from mosso.kernels.reference_noise import philox
 
 # Known answers of the Random123 distribution (kat_vectors, philox4x32 10).
 KNOWN = [

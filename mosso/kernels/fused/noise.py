@@ -1,0 +1,50 @@
+# mypy: disallow-untyped-defs=False
+"""Counter-based normal random numbers in Triton: one kernel in place of more than a hundred; see reference_noise.py.
+
+The words of Philox are those of the reference bit for bit; the normals differ where logarithm, sine and cosine do.
+"""
+
+import math
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+BLOCK = 128
+_TURN = tl.constexpr(2.0 * math.pi)
+
+
+@triton.jit
+def _uniform(word):
+    return (word.to(tl.float64) + 0.5) * (1.0 / 4294967296.0)
+
+
+@triton.jit
+def _gaussian(seeds, index, step, normals, num_rows, STREAM: tl.constexpr, BLOCK: tl.constexpr):
+    row = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    inside = row < num_rows
+    now = tl.load(step)
+    first = tl.load(index + row, mask=inside, other=0).to(tl.uint32)
+    stream = tl.full((BLOCK,), STREAM, tl.uint32)
+    low = tl.full((BLOCK,), 0, tl.uint32) + now.to(tl.uint32)
+    high = tl.full((BLOCK,), 0, tl.uint32) + (now >> 32).to(tl.uint32)
+    a, b, c, d = tl.philox(tl.load(seeds + row, mask=inside, other=0), first, stream, low, high)
+    radius_0 = tl.sqrt(-2.0 * tl.log(_uniform(a)))
+    radius_1 = tl.sqrt(-2.0 * tl.log(_uniform(b)))
+    angle_0 = _uniform(c) * _TURN
+    tl.store(normals + row * 3, radius_0 * tl.cos(angle_0), mask=inside)
+    tl.store(normals + row * 3 + 1, radius_1 * tl.cos(_uniform(d) * _TURN), mask=inside)
+    tl.store(normals + row * 3 + 2, radius_0 * tl.sin(angle_0), mask=inside)
+
+
+def gaussian(seeds_N: Tensor, index_N: Tensor, step: Tensor, stream: int) -> Tensor:
+    """(N, 3) float64: see ``reference_noise.gaussian``."""
+    num_rows = len(index_N)
+    normals_N3 = torch.empty(num_rows, 3, dtype=torch.float64, device=index_N.device)
+    if num_rows:
+        # what is launched on is the device of the tensors, not the current one
+        with torch.cuda.device_of(normals_N3):
+            grid = (triton.cdiv(num_rows, BLOCK),)
+            _gaussian[grid](seeds_N.contiguous(), index_N.contiguous(), step, normals_N3, num_rows, STREAM=stream, BLOCK=BLOCK)
+    return normals_N3
