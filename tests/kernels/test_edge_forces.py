@@ -1,32 +1,14 @@
-"""The fused assembly of forces: its contract under Triton's interpreter, and full sizes on a GPU."""
-
-import os
-import subprocess
-import sys
-from pathlib import Path
+"""The fused assembly of forces at full size on a GPU."""
 
 import pytest
 import torch
 from torch import Tensor
 
-CONTRACT = Path(__file__).with_name("edge_forces_contract.py")
-
 if torch.cuda.is_available():
     pytest.register_assert_rewrite("kernels.edge_forces_contract")
     from kernels import edge_forces_contract as contract
-    from kernels.edge_forces_contract import *  # noqa: F403
 
 gpu = (pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"))
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="the contract runs on the GPU instead")
-def test_contract_under_the_interpreter() -> None:
-    """In a process of its own, because triton has to be imported in its interpreting mode."""
-    pytest.importorskip("triton")
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(CONTRACT)]
-    environment = os.environ | {"TRITON_INTERPRET": "1"}
-    result = subprocess.run(command, cwd=CONTRACT.parents[2], env=environment, capture_output=True, text=True, check=False)
-    assert result.returncode == 0, result.stdout + result.stderr
 
 
 @pytest.mark.parametrize("dtype", [pytest.param(torch.float64, marks=gpu)])

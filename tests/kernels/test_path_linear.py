@@ -1,9 +1,4 @@
-"""The linear layers over paths: their contract under Triton's interpreter, and full sizes on a GPU."""
-
-import os
-import subprocess
-import sys
-from pathlib import Path
+"""The linear layers over paths at full size on a GPU."""
 
 import pytest
 import torch
@@ -11,24 +6,11 @@ from torch import Tensor
 
 from mosso import kernels
 
-CONTRACT = Path(__file__).with_name("path_linear_contract.py")
-
 if torch.cuda.is_available():
     pytest.register_assert_rewrite("kernels.path_linear_contract")
     from kernels import path_linear_contract as contract
-    from kernels.path_linear_contract import *  # noqa: F403
 
 gpu = (pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"))
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="the contract runs on the GPU instead")
-def test_contract_under_the_interpreter() -> None:
-    """In a process of its own, because triton has to be imported in its interpreting mode."""
-    pytest.importorskip("triton")
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(CONTRACT)]
-    environment = os.environ | {"TRITON_INTERPRET": "1"}
-    result = subprocess.run(command, cwd=CONTRACT.parents[2], env=environment, capture_output=True, text=True, check=False)
-    assert result.returncode == 0, result.stdout + result.stderr
 
 
 @pytest.mark.parametrize("num_species", [pytest.param(s, marks=gpu, id=f"{s} species") for s in (0, 5)])

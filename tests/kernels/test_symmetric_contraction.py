@@ -1,35 +1,19 @@
-"""The fused symmetric contraction: its contract under Triton's interpreter, and full sizes on a GPU."""
-
-import os
-import subprocess
-import sys
-from pathlib import Path
+"""The fused symmetric contraction at full size on a GPU."""
 
 import pytest
 import torch
 
 pytest.importorskip("triton")
 
-CONTRACT = Path(__file__).with_name("symmetric_contraction_contract.py")
 ON_GPU = torch.cuda.is_available()
 
 if ON_GPU:
     pytest.register_assert_rewrite("kernels.symmetric_contraction_contract")
     from kernels import symmetric_contraction_contract as contract
-    from kernels.symmetric_contraction_contract import *  # noqa: F403
 
 # With a GPU everything here runs on it; without one, what needs it is collected and skipped.
 pytestmark = [pytest.mark.gpu] if ON_GPU else []
 gpu = (pytest.mark.gpu, pytest.mark.skipif(not ON_GPU, reason="no CUDA device"))
-
-
-@pytest.mark.skipif(ON_GPU, reason="the contract runs on the GPU instead")
-def test_contract_under_the_interpreter() -> None:
-    """In a process of its own, because triton has to be imported in its interpreting mode."""
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(CONTRACT)]
-    environment = os.environ | {"TRITON_INTERPRET": "1"}
-    result = subprocess.run(command, cwd=CONTRACT.parents[2], env=environment, capture_output=True, text=True, check=False)
-    assert result.returncode == 0, result.stdout + result.stderr
 
 
 @pytest.mark.skipif(ON_GPU, reason="there is a CUDA device")
