@@ -234,13 +234,19 @@ class Product(StockModule):
             mix=split_linear(self.linear.weight, blocks, [self.channels**-0.5] * len(self.degrees)),
         )
 
-    def forward(self, a_NMC: Tensor, residual_NMC: Tensor | None, groups: kernels.SpeciesGroups) -> Tensor:
-        """(N, M, C) node features of the next layer."""
+    def forward(
+        self, a_NMC: Tensor, residual_NMC: Tensor | None, groups: kernels.SpeciesGroups, residual_SC: Tensor | None = None
+    ) -> Tensor:
+        """(N, M, C) node features of the next layer; ``residual_SC`` is a residual of scalars that only depends on the species,
+        those of ``groups.present``."""
         weights: Product.Folded = self.folded()
         product_NMC = kernels.symmetric_contraction(a_NMC, weights.coefficients_STC, groups, self.table)
-        h_NMC = kernels.path_linear(product_NMC, weights.mix, self.degrees, block_starts(self.degrees, self.degrees), self.matmul)
+        starts = block_starts(self.degrees, self.degrees)
+        h_NMC = kernels.path_linear(product_NMC, weights.mix, self.degrees, starts, self.matmul, residual_SC, groups.group_N)
         if residual_NMC is None:
             return h_NMC
+        if residual_NMC.shape == h_NMC.shape:
+            return h_NMC + residual_NMC
         # The residual carries the degrees both layers have, which are always the lowest ones.
         return h_NMC + nn.functional.pad(residual_NMC, (0, 0, 0, h_NMC.shape[1] - residual_NMC.shape[1]))
 
@@ -252,16 +258,26 @@ class Readout(StockModule):
         super().__init__(tensors, precision.storage)
         self.spec, self.is_linear = spec, "linear.weight" in tensors
 
+    class Folded(NamedTuple):
+        first: Tensor
+        second: Tensor | None
+
+    def fold(self) -> Folded:
+        """(C, heads) of the linear readout; else (C, heads * hidden) and (heads * hidden, heads)."""
+        num_heads, hidden = len(self.spec.heads), self.spec.readout_mlp
+        channels = self.spec.num_channels
+        if self.is_linear:
+            return self.Folded(self.linear.weight.view(channels, num_heads) / channels**0.5, None)
+        second = self.linear_2.weight.view(num_heads * hidden, num_heads) * (self.spec.activation_constant / (num_heads * hidden) ** 0.5)
+        return self.Folded(self.linear_1.weight.view(channels, num_heads * hidden) / channels**0.5, second)
+
     def forward(self, scalars_NC: Tensor, head: int) -> Tensor:
         """(N,) unscaled interaction energy."""
-        num_heads, channels = len(self.spec.heads), scalars_NC.shape[1]
-        if self.is_linear:
-            return scalars_NC @ (self.linear.weight.view(channels, num_heads)[:, head] / channels**0.5)
-        hidden = self.spec.readout_mlp
-        own = slice(head * hidden, (head + 1) * hidden)
-        first = self.linear_1.weight.view(channels, num_heads * hidden)[:, own] / channels**0.5
-        second = self.linear_2.weight.view(num_heads * hidden, num_heads)[own, head] / (num_heads * hidden) ** 0.5
-        return (nn.functional.silu(scalars_NC @ first) * self.spec.activation_constant) @ second
+        weights: Readout.Folded = self.folded()
+        if weights.second is None:
+            return scalars_NC @ weights.first[:, head]
+        own = slice(head * self.spec.readout_mlp, (head + 1) * self.spec.readout_mlp)
+        return nn.functional.silu(scalars_NC @ weights.first[:, own]) @ weights.second[own, head]
 
 
 class MACE(nn.Module):
@@ -344,9 +360,11 @@ class MACE(nn.Module):
 
     def total_energy(self, energy_N: Tensor, species_N: Tensor, head: int) -> Tensor:
         """(N,) float64, eV, of the interaction energies: scaled, shifted and with the energies of isolated atoms."""
-        if self.spec.scale_shift:
-            energy_N = self.scale_shift.scale.reshape(-1)[head] * energy_N + self.scale_shift.shift.reshape(-1)[head]
-        return energy_N + self.atomic_energies_fn.atomic_energies.view(-1, len(self.species))[head][species_N]
+        base_S = self.atomic_energies_fn.atomic_energies.view(-1, len(self.species))[head]
+        if not self.spec.scale_shift:
+            return energy_N + base_S[species_N]
+        base_S = base_S + self.scale_shift.shift.reshape(-1)[head]
+        return torch.addcmul(base_S[species_N], energy_N, self.scale_shift.scale.reshape(-1)[head])
 
     def edge_features(self, vectors_E3: Tensor, distance_E: Tensor, species_N: Tensor, graph: Graph) -> EdgeFeatures:
         """Harmonics, radial basis and envelope of every edge."""

@@ -75,9 +75,10 @@ class TabulatedMACE(nn.Module):
         energy_N = vectors_E3.new_zeros(species_N.shape[0])
         if spec.pair_repulsion:
             energy_N = stock.repulsion(torch.linalg.vector_norm(vectors_E3, dim=1), species_N, graph)
-        a_NMC, residual_NMC, density = self._first_layer(features_EJ, rows_E, graph, groups, tables)
+        a_NMC, density = self._first_layer(features_EJ, rows_E, graph, groups, tables)
+        residual_NMC = None
         for layer, (product, readout) in enumerate(zip(stock.products, stock.readouts, strict=True)):
-            h_NMC = product(a_NMC, residual_NMC, groups)
+            h_NMC = product(a_NMC, residual_NMC, groups, tables.residual_SC if layer == 0 else None)
             energy_N = energy_N + readout(h_NMC[:, 0], head).to(self.precision.energy)
             if layer + 1 < spec.num_layers:
                 following = cast(Interaction, stock.interactions[layer + 1])
@@ -91,8 +92,8 @@ class TabulatedMACE(nn.Module):
 
     def _first_layer(
         self, features_EJ: Tensor, rows_E: Tensor, graph: Graph, groups: kernels.SpeciesGroups, tables: Tables
-    ) -> tuple[Tensor, Tensor | None, dict[int, Tensor]]:
-        """(N, 16, C) messages and (N, 1, C) residual of the first layer, and the (N, 1) density of each layer that has one."""
+    ) -> tuple[Tensor, dict[int, Tensor]]:
+        """(N, 16, C) messages of the first layer, and the (N, 1) density of each layer that has one."""
         interaction = cast(Interaction, self.stock.interactions[0])
         moments_NJZK = kernels.radial_moments(
             features_EJ, rows_E, tables.moments_RQK, groups.group_N, len(groups.present),
@@ -105,8 +106,7 @@ class TabulatedMACE(nn.Module):
         a_NMC = kernels.path_linear(
             moments_NJZK.flatten(2), tables.first_mix, degrees, block_starts(degrees, degrees), self.precision.matmul
         )
-        residual_N1C = None if tables.residual_SC is None else tables.residual_SC[groups.group_N].unsqueeze(1)
-        return interaction.messages(a_NMC, density.get(0), groups), residual_N1C, density
+        return interaction.messages(a_NMC, density.get(0), groups), density
 
     @property
     def _density_layers(self) -> list[int]:
