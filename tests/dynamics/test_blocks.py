@@ -150,7 +150,7 @@ def test_pace_follows_the_atoms_and_the_clock():
     assert pace.steps == 8
     pace.was_too_long(1)
     assert pace.steps == 1
-    pace.went_well(8, used=0.0, seconds=3.0)
+    pace.went_well(8, used=0.0, seconds=5.0)
     assert pace.steps == 1  # it would be late
     pace.went_well(400, used=0.0, seconds=0.01)
     assert pace.steps == MAX_BLOCK
