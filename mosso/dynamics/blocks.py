@@ -26,8 +26,8 @@ from mosso.kernels import preferred
 
 FIRST_BLOCK = 4  # steps
 MAX_BLOCK = 512  # steps
-MAX_SECONDS = 0.3  # of a block: how long an interrupt or a line of the log may have to wait
-SAFE_MOVE = 0.75  # share of what atoms may move before a new search that a block is planned to use
+MAX_SECONDS = 0.5  # of a block: how long an interrupt or a line of the log may have to wait
+SAFE_MOVE = 0.6  # share of the skin that a block is planned to use: a search costs less than two blocks made in vain
 
 Evaluate = Callable[[Batch, bool], Evaluation]  # of a batch, with stress or without
 

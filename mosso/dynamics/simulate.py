@@ -152,6 +152,8 @@ def simulate(
 ) -> State:
     """Runs ``num_steps`` steps of every system and returns the state after them.
 
+    Steps run in blocks ahead of the host (see blocks.py); on CUDA those of a mosso.Potential are captured.
+
     Args:
         potential: the force field; everything stays on its device.
         structures: one or several structures; with ``state`` they may be None.

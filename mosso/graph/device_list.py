@@ -142,8 +142,8 @@ class DeviceList:
     def graph(self, batch: Batch) -> Graph:
         """The edges of ``batch`` strictly shorter than the cutoff, padded, in the same buffers at every call.
 
-        The order is that of the candidates: as near as the atoms were at the rebuild. How many edges are real is known
-        on the device only, as ``receiver_offsets[-1]``; ``num_edges`` is 0.
+        The order is that of the candidates: as near as the atoms were at the rebuild, or as ``sort`` left them. How many
+        edges are real is known on the device only, as ``receiver_offsets[-1]``; ``num_edges`` is 0.
         """
         self._check(batch)
         if not self._built:

@@ -145,12 +145,12 @@ def test_pace_follows_the_atoms_and_the_clock():
     pace.went_well(4, used=0.01, seconds=1e-3)
     assert pace.steps == 9  # at most twice and one
     pace.went_well(9, used=0.4, seconds=1e-3)
-    assert pace.steps == 1 + int(8 * 0.75 / 0.4)
+    assert pace.steps == 1 + int(8 * 0.6 / 0.4)
     pace.was_too_long(16)
     assert pace.steps == 8
     pace.was_too_long(1)
     assert pace.steps == 1
-    pace.went_well(8, used=0.0, seconds=3.0)
+    pace.went_well(8, used=0.0, seconds=5.0)
     assert pace.steps == 1  # it would be late
     pace.went_well(400, used=0.0, seconds=0.01)
     assert pace.steps == MAX_BLOCK

@@ -99,7 +99,7 @@ def test_nose_hoover_energy_error_scales_with_the_square_of_the_timestep():
     assert 3.2 < errors[1] / errors[0] < 4.8
 
 
-@pytest.mark.parametrize("coupling", ["isotropic", "anisotropic", "diagonal"])
+@pytest.mark.parametrize("coupling", ["isotropic", "anisotropic", pytest.param("diagonal", marks=pytest.mark.slow)])
 def test_ideal_gas_takes_the_volume_of_its_law(coupling):
     """P(V) ~ V^N exp(-P V / kT): mean (N + 1) kT / P and standard deviation sqrt(N + 1) kT / P."""
     num_atoms, num_systems, kelvin, bar = 20, 64, 300.0, 100.0

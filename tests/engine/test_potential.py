@@ -4,6 +4,7 @@ import functools
 import http.server
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 import torch
 from ase.build import bulk, molecule
 from models.zoo import checkpoint, potential
+from systems import water_box
 
 import mosso
 from mosso.data.structure import Structure
@@ -153,3 +155,18 @@ def test_missing_and_foreign_files(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"ends in \.mosso"):
         convert(PICKLED, tmp_path / "out.bin")
     assert [p.name for p in tmp_path.iterdir()] == ["weights.h5"]
+
+
+def test_a_bound_potential_is_the_potential_for_its_atoms() -> None:
+    made = potential("mace-zbl-unscaled")
+    batch = made.batch([water_box(2, seed=1), Structure.of(molecule("H2O"))])
+    bound = made.bind(batch)
+    for scale in (1.0, 1.02):
+        moved = replace(batch, positions_N3=scale * batch.positions_N3, cell_B33=scale * batch.cell_B33)
+        graph = made.graph(moved)
+        ours, theirs = bound.evaluate(moved, graph, stress=True), made.evaluate(moved, graph, stress=True)
+        assert torch.equal(ours.energy, theirs.energy)
+        assert torch.equal(ours.forces, theirs.forces)
+        assert torch.equal(ours.stress[0], theirs.stress[0])
+    with pytest.raises(ValueError, match="does not know element"):
+        made.bind(made.batch([bulk("Cu")]))
