@@ -14,7 +14,7 @@ demo: .venv/installed
 		--timestep 0.5 --steps 400 --log-every 20 --write-every 20 --seed 0 -o demo-out/water24.extxyz
 
 test: .venv/tested
-	CUDA_VISIBLE_DEVICES= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow and not gpu"
+	CUDA_VISIBLE_DEVICES= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow and not gpu"
 
 test-slow: .venv/tested
 	CUDA_VISIBLE_DEVICES= $(BIN)/python -m pytest -m "slow and not gpu"

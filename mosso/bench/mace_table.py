@@ -23,11 +23,11 @@ from mosso.bench.cases import MODELS, SYSTEMS, TABLE
 from mosso.bench.peer_runs import Peer
 from mosso.bench.problems import Answer, Problem, batch_and_graph, with_gains
 from mosso.bench.steps import RowFile, rows_of_problem
-from mosso.bench.variants import VARIANTS
+from mosso.bench.variants import VARIANTS, tabulated
 from mosso.data.structure import Batch
 from mosso.engine.potential import Potential, find_device
 from mosso.graph.graph import Graph
-from mosso.kernels import SpeciesGroups
+from mosso.kernels import SpeciesGroups, dispatch
 from mosso.models.base import species_index
 from mosso.models.initial import initial_tensors
 from mosso.models.mace import MACE
@@ -37,7 +37,7 @@ from mosso.weights.checkpoint import Checkpoint
 from mosso.weights.mace import read_mace
 
 PARTS = ("ours", "peers", "largest", "md")
-MD_SYSTEM, MD_STEPS = "W648", 500
+MD_SYSTEM, MD_STEPS = "W648", 2000
 CELL, LARGEST_VARIANT = "W1536", "tabulated"
 
 
@@ -116,9 +116,12 @@ class Run:
         return self.model == self.options.models[0]
 
     def dynamics(self) -> None:
-        """Our row of dynamics, with the last variant."""
-        variant = self.options.variants[-1]
-        self._try("md", variant, lambda: dynamics_rate.steps_per_second(self.runner(variant), MD_SYSTEM, MD_STEPS))
+        """Our row of dynamics: whole steps captured where the Triton ops run."""
+        potential = self.potential("fp32")
+        captured = self.device.type == "cuda"
+        name, form = ("tabulated, steps captured", tabulated(potential)) if captured else ("stock reference", potential)
+        with dispatch.prefer("triton" if captured else "reference"):
+            self._try("md", name, lambda: dynamics_rate.steps_per_second(form, MD_SYSTEM, MD_STEPS))
 
     def largest(self) -> None:
         """Our largest box; at that size recording a graph gains nothing."""

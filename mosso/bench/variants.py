@@ -13,6 +13,7 @@ from mosso.engine.potential import Potential
 from mosso.graph.graph import Graph
 from mosso.kernels import dispatch
 from mosso.models.outputs import Output
+from mosso.models.tabulated_mace import TabulatedMACE
 
 
 class Runner:
@@ -55,6 +56,13 @@ def stock(potential: Potential) -> Potential:
     return plain
 
 
+def tabulated(potential: Potential) -> Potential:
+    """The same potential in the form made for simulations, whatever the default is."""
+    form = copy.copy(potential)
+    form.evaluator = TabulatedMACE(potential.model)  # type: ignore[arg-type]
+    return form
+
+
 def _triton(potential: Potential) -> Potential:
     example = torch.empty(0, dtype=potential.precision.compute, device=potential.device)
     if reason := dispatch.triton_obstacle(example):
@@ -66,6 +74,7 @@ VARIANTS: dict[str, Callable[[Potential], Runner]] = {
     "stock reference": lambda p: Runner(stock(p), "reference"),
     "stock triton": lambda p: Runner(stock(_triton(p)), "triton"),
     "stock triton captured": lambda p: Runner(CapturedPotential(stock(_triton(p))), "triton"),
-    "tabulated": lambda p: Runner(p, "auto"),
-    "tabulated captured": lambda p: Runner(CapturedPotential(p), "auto"),
+    "tabulated": lambda p: Runner(tabulated(_triton(p)), "triton"),
+    "tabulated captured": lambda p: Runner(CapturedPotential(tabulated(_triton(p))), "triton"),
+    "auto": lambda p: Runner(p, "auto"),
 }

@@ -37,7 +37,7 @@ def test_rows_say_what_ran(tiny: None, tmp_path: Path, capsys: pytest.CaptureFix
     rows = run(tmp_path / "rows.jsonl", "--systems", "C8", "--parts", "ours")
     assert len(rows) == 2 * len(VARIANTS)
     for row in rows:
-        if row["name"] in ("stock reference", "tabulated"):
+        if row["name"] in ("stock reference", "auto"):
             assert row["ms_p5"] <= row["ms"] <= row["ms_p95"]
             assert 0 < row["errors"]["forces"] < 1e-4
             assert report.passes(row)
@@ -74,14 +74,14 @@ def test_the_peer_is_judged_and_its_failure_told(tiny: None, tmp_path: Path, mon
 def test_dynamics(tiny: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mace_table, "MD_SYSTEM", "W24")
     monkeypatch.setattr(mace_table, "MD_STEPS", 3)
-    (row,) = run(tmp_path / "rows.jsonl", "--systems", "", "--parts", "md", "--variants", "tabulated")
+    (row,) = run(tmp_path / "rows.jsonl", "--systems", "", "--parts", "md")
     assert row["steps_per_s"] > 0
     assert row["atoms"] == 24
 
 
 def test_the_largest_box_wants_a_gpu(tiny: None, tmp_path: Path) -> None:
     (row,) = run(tmp_path / "rows.jsonl", "--systems", "", "--parts", "largest", "--variants", "tabulated")
-    assert "leave this part out" in row["error"]
+    assert "cannot run here" in row["error"]
 
 
 def test_unknown_names_are_refused(capsys: pytest.CaptureFixture[str]) -> None:

@@ -121,11 +121,6 @@ def test_path_linear_against_a_loop(species: list[int]) -> None:
             torch.testing.assert_close(got[n, 3], x[n, 4] @ scalars[:2] + x[n, 3] @ scalars[2:] + bias[kind])
 
 
-def test_path_linear_with_one_block_per_degree_is_linear() -> None:
-    x, weights = rand(3, 4, 5), [rand(5, 6), rand(5, 6, seed=1)]
-    torch.testing.assert_close(kernels.path_linear(x, weights, (0, 1), ((0,), (1,))), kernels.linear(x, weights, (0, 1)))
-
-
 def test_non_contiguous_inputs() -> None:
     x = rand(3, 2, 4).transpose(1, 2)
     assert not x.is_contiguous()
