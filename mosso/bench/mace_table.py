@@ -125,10 +125,12 @@ class Run:
 
     def largest(self) -> None:
         """Our largest box; at that size recording a graph gains nothing."""
-        runner = self.runner(LARGEST_VARIANT)
-        self._try(
-            "largest", LARGEST_VARIANT, lambda: largest.search(lambda box: largest.evaluate_box(runner, box)) or {"error": "nothing fits"}
-        )
+
+        def found() -> dict[str, Any]:
+            runner = self.runner(LARGEST_VARIANT)
+            return largest.search(lambda box: largest.evaluate_box(runner, box)) or {"error": "nothing fits"}
+
+        self._try("largest", LARGEST_VARIANT, found)
 
     def runner(self, variant: str) -> Any:
         return VARIANTS[variant](self.potential("fp32"))
