@@ -120,32 +120,36 @@ class TabulatedMACE(nn.Module):
         return self._tables[present]
 
     def _make_tables(self, present: tuple[int, ...]) -> Tables:
-        spec, stock = self.spec, self.stock
-        device, dtype = stock.numbers_S.device, self.precision.compute
-        bonds, first_row_SS = self._kinds_of_pairs(present)
+        spec, precision, device = self.spec, self.precision, self.stock.numbers_S.device
+        bonds, kind_SS = self._kinds_of_pairs(present)
         functions = [[partial(self._radial, layer=layer, bond=bond) for bond in bonds] for layer in range(spec.num_layers)]
-        num_intervals = self._choose_intervals([function for layer in functions for function in layer])
-        tables = [torch.cat([tabulate(function, spec.r_max, num_intervals) for function in layer]).to(dtype) for layer in functions]
-        weights = [table.unflatten(2, (-1, spec.num_channels)).transpose(1, 2).contiguous().to(device) for table in tables[1:]]
+        dtypes = [precision.compute, *[precision.table] * (spec.num_layers - 1)]
+        num_intervals = max(
+            self._choose_intervals(function, dtype) for of_layer, dtype in zip(functions, dtypes, strict=True) for function in of_layer
+        )
+        moments_RQK, *weights = (
+            torch.cat([tabulate(function, spec.r_max, num_intervals) for function in of_layer]).to(device, dtype)
+            for of_layer, dtype in zip(functions, dtypes, strict=True)
+        )
         first_mix, residual_SC = self._fold_first_layer(present)
         return Tables(
             num_intervals,
-            tables[0].to(device),
-            tuple(weights),
-            None if first_row_SS is None else (first_row_SS * (num_intervals + 1)).to(device),
-            tuple(mix.to(device, dtype) for mix in first_mix),
-            None if residual_SC is None else residual_SC.to(device, dtype),
+            moments_RQK,
+            tuple(table.unflatten(2, (-1, spec.num_channels)).transpose(1, 2).contiguous() for table in weights),
+            None if kind_SS is None else (kind_SS * (num_intervals + 1)).to(device),
+            tuple(mix.to(device, precision.compute) for mix in first_mix),
+            None if residual_SC is None else residual_SC.to(device, precision.compute),
         )
 
-    def _choose_intervals(self, functions: list[RadialFunction]) -> int:
+    def _choose_intervals(self, function: RadialFunction, dtype: torch.dtype) -> int:
         assert self.precision.table_error is not None
-        found = [choose_intervals(f, self.spec.r_max, self.precision.table_error, self.precision.compute) for f in functions]
-        if None in found:
+        found = choose_intervals(function, self.spec.r_max, self.precision.table_error, dtype)
+        if found is None:
             raise ValueError(
                 f"The radial functions of this model cannot be tabulated within {self.precision.table_error:g}, as {self.precision.name} "
                 "asks: evaluate it under fp64."
             )
-        return max(n for n in found if n is not None)
+        return found
 
     def _kinds_of_pairs(self, present: tuple[int, ...]) -> tuple[list[Tensor | None], Tensor | None]:
         """The bond lengths that occur, and (S, S) int32 which of them a pair has; one kind without a distance transform."""
