@@ -1,5 +1,6 @@
 """The tabulated form of MACE against the stock one."""
 
+import weakref
 from dataclasses import replace
 
 import pytest
@@ -10,7 +11,7 @@ from models import zoo
 from mosso import Precision
 from mosso.engine.potential import Potential
 from mosso.kernels import dispatch
-from mosso.models import evaluation_form, outputs
+from mosso.models import evaluation_form, outputs, tabulated_mace
 from mosso.models.base import species_index
 from mosso.models.outputs import Output
 from mosso.models.tabulated_mace import TabulatedMACE
@@ -59,10 +60,28 @@ def test_rounded_tables_cost_what_their_format_says(name: str, bound: float) -> 
     assert 1e-7 < error < bound
 
 
-def test_too_strict_a_policy_is_refused() -> None:
+def test_what_tables_cannot_do_is_left_to_the_stock_form(monkeypatch: pytest.MonkeyPatch) -> None:
     potential = Potential(zoo.checkpoint("mace-plain"), precision=replace(TABULATED, table_error=1e-15), head="Default")
-    with pytest.raises(ValueError, match="cannot be tabulated within 1e-15"):
-        evaluate(potential, True)
+    form = TabulatedMACE(potential.model)
+    with pytest.warns(UserWarning, match="cannot be tabulated within 1e-15, as fp64 asks: using the radial networks themselves"):
+        assert form.for_species((0, 2)) is potential.model
+    monkeypatch.setattr(tabulated_mace, "MAX_SPECIES", 1)
+    assert form.for_species((0, 2)) is potential.model
+
+
+def test_tables_live_as_long_as_an_evaluator_needs_them() -> None:
+    form = TabulatedMACE(zoo.potential("mace-density-agnesi-zbl", "fp32").model)
+    held = form.for_species((0, 1))
+    made = weakref.ref(form.tables((0, 1)))
+    assert form.for_species((0, 1)).args[0] is made()
+    others = [(0,), (1,), (2,), (0, 2), (1, 2)]
+    for present in others:
+        form.for_species(present)
+    assert form.tables((0, 1)) is made(), "somebody holds it"
+    del held
+    for present in others:
+        form.for_species(present)
+    assert made() is None
 
 
 def test_stands_in_for_the_stock_form_where_its_kernels_run(monkeypatch: pytest.MonkeyPatch) -> None:
