@@ -13,9 +13,11 @@ from mosso.kernels.dispatch import (
     species_path_linear,
     symmetric_contraction,
     tabulated_convolution,
+    visiting_order,
 )
 from mosso.kernels.reference import (
     SpeciesGroups,
+    Visits,
     fold_contraction,
     radial_mlp,
     segment_sum,
@@ -23,6 +25,7 @@ from mosso.kernels.reference import (
 
 __all__ = [
     "SpeciesGroups",
+    "Visits",
     "edge_convolution",
     "edge_features",
     "edge_forces",
@@ -38,4 +41,5 @@ __all__ = [
     "species_path_linear",
     "symmetric_contraction",
     "tabulated_convolution",
+    "visiting_order",
 ]

@@ -130,6 +130,7 @@ class TabulatedMACE(nn.Module):
             energy_N = stock.repulsion(torch.linalg.vector_norm(vectors_E3, dim=1), species_N, graph)
         a_NMC, density = self._first_layer(features_EJ, rows_E, graph, groups, tables)
         residual_NMC = None
+        visits = kernels.visiting_order(rows_E, graph.senders_E, graph.receiver_offsets) if spec.num_layers > 1 else None
         for layer, (product, readout) in enumerate(zip(stock.products, stock.readouts, strict=True)):
             h_NMC = product(a_NMC, residual_NMC, groups, tables.residual_SC if layer == 0 else None)
             energy_N = energy_N + readout(h_NMC[:, 0], head).to(self.precision.energy)
@@ -137,7 +138,7 @@ class TabulatedMACE(nn.Module):
                 following = cast(Interaction, stock.interactions[layer + 1])
                 sums_NKC = kernels.tabulated_convolution(
                     following.up(h_NMC), features_EJ, rows_E, tables.weights_RPQC[layer], *graph.rows,
-                    following.degrees_in, following.paths,
+                    following.degrees_in, following.paths, visits,
                 )  # fmt: skip
                 a_NMC = following.messages(following.mix(sums_NKC), density.get(layer + 1), groups)
                 residual_NMC = following.kept(h_NMC, groups)
