@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mosso.kernels.fused.launch import launch, register
 
-BLOCK = 64  # edges whose places are counted together, against as many at a time
+BLOCK = 32  # edges whose places are counted together, against as many at a time
 
 
 @triton.jit
@@ -46,7 +46,7 @@ def _forward(rows: Tensor, senders: Tensor, receiver_offsets: Tensor) -> tuple[T
     num_nodes = receiver_offsets.shape[0] - 1
     if num_nodes:
         arrays = (rows.contiguous(), senders.contiguous(), receiver_offsets.contiguous(), order, senders_out, rows_out)
-        launch(_place, (num_nodes,), *arrays, BLOCK=BLOCK, num_warps=2)
+        launch(_place, (num_nodes,), *arrays, BLOCK=BLOCK, num_warps=1)
     return order, senders_out, rows_out
 
 
