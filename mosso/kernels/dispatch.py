@@ -55,6 +55,7 @@ ON_CUDA = {
     "neighbor_list": "reference",
     "path_linear": "reference",
     "radial_moments": "reference",
+    "reduce_segments": "reference",
     "species_path_linear": "reference",
     "symmetric_contraction": "triton",
     "tabulated_convolution": "reference",
@@ -120,6 +121,24 @@ def gaussian(seeds_N: Tensor, index_N: Tensor, step: Tensor, stream: int, implem
     from mosso.kernels.fused import noise as fused
 
     return fused.gaussian(seeds_N, index_N, step, stream)
+
+
+def sum_segments(values: Tensor, counts_B: Tensor, implementation: str = "auto") -> Tensor:
+    """(B, ...): see ``reference.sum_segments``; ``implementation`` is auto, reference or triton (not differentiable)."""
+    if choose(implementation, "reduce_segments", values) == "reference":
+        return reference.sum_segments(values, counts_B)
+    from mosso.kernels.fused import segments as fused
+
+    return fused.reduce_segments(values, counts_B, maximum=False)
+
+
+def max_segments(values: Tensor, counts_B: Tensor, implementation: str = "auto") -> Tensor:
+    """(B, ...): see ``reference.max_segments``; ``implementation`` is auto, reference or triton (not differentiable)."""
+    if choose(implementation, "reduce_segments", values) == "reference":
+        return reference.max_segments(values, counts_B)
+    from mosso.kernels.fused import segments as fused
+
+    return fused.reduce_segments(values, counts_B, maximum=True)
 
 
 def edge_convolution(
