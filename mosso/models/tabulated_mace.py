@@ -86,7 +86,7 @@ class TabulatedMACE(nn.Module):
         policy asks, which a warning then says.
         """
         num_kinds = 1 if self.spec.distance_transform == "none" else len(present) * (len(present) + 1) // 2
-        if len(present) > MAX_SPECIES or num_kinds > MAX_KINDS:
+        if not 0 < len(present) <= MAX_SPECIES or num_kinds > MAX_KINDS:
             return self.stock
         try:
             return partial(self._evaluate, self.tables(present))

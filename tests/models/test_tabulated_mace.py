@@ -8,7 +8,7 @@ import systems
 import torch
 from models import zoo
 
-from mosso import Precision
+from mosso import Precision, Structure
 from mosso.engine.potential import Potential
 from mosso.kernels import dispatch
 from mosso.models import evaluation_form, outputs, tabulated_mace
@@ -58,6 +58,17 @@ def test_rounded_tables_cost_what_their_format_says(name: str, bound: float) -> 
     found = evaluate(Potential(zoo.checkpoint(model), precision=UNMEASURED[name], head="Default"), True)
     error = difference(found.forces, evaluate(zoo.potential(model, "fp64"), False).forces)
     assert 1e-7 < error < bound
+
+
+@pytest.mark.parametrize("structures", [[], [systems.dimer(9.0, (1, 1))]], ids=["no atoms", "no edges"])
+def test_nothing_to_sum(structures: list[Structure]) -> None:
+    potential = zoo.potential("mace-residual-first", "fp32")
+    batch = potential.batch(structures)
+    wanted = potential.evaluate(batch, potential.graph(batch))
+    potential.evaluator = TabulatedMACE(potential.model)
+    found = potential.evaluate(batch, potential.graph(batch))
+    torch.testing.assert_close(found.energy, wanted.energy, rtol=1e-7, atol=1e-7)
+    assert not found.forces.any()
 
 
 def test_what_tables_cannot_do_is_left_to_the_stock_form(monkeypatch: pytest.MonkeyPatch) -> None:
