@@ -40,7 +40,7 @@ def first_atoms(structure: Structure, num_atoms: int) -> Structure:
     return Structure(structure.numbers[:num_atoms], structure.positions[:num_atoms], structure.cell, structure.pbc)
 
 
-SYSTEMS = AWKWARD if CUDA else {name: first_atoms(AWKWARD[name], 4) for name in NAMES}
+SYSTEMS = AWKWARD if CUDA else {name: first_atoms(AWKWARD[name], 6) for name in NAMES}
 
 
 def on_device(batch: Batch) -> Batch:
@@ -103,7 +103,8 @@ def test_awkward_systems(name: str, method: str) -> None:
 
 @pytest.mark.parametrize("pbc", [(True, True, True), (True, False, True), (False, False, False)])
 def test_many_bins(pbc: tuple[bool, bool, bool]) -> None:
-    batch = Batch.of([gas(2.6 * lattice(5.0, 6.0, 7.0, 70.0, 80.0, 100.0), pbc, 300 if CUDA else 10)])
+    lengths, num_atoms = ((13.0, 15.6, 18.2), 300) if CUDA else ((16.0, 9.0, 4.0), 8)
+    batch = Batch.of([gas(lattice(*lengths, 70.0, 80.0, 100.0), pbc, num_atoms)])
     tested, right = lists(batch, "cells")
     assert int(tested._bins.counts_B3.max()) > 2
     rebuild(tested, right, batch)
@@ -112,13 +113,10 @@ def test_many_bins(pbc: tuple[bool, bool, bool]) -> None:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_batch_of_different_systems(method: str) -> None:
-    cell, few = lattice(5.0, 6.0, 7.0, 70.0, 80.0, 100.0), 8 if CUDA else 2
-    gases = [
-        gas(cell, (True, True, False), few),
-        gas(cell, (False, False, False), few),
-        gas(12.0 * np.eye(3), (True, True, False), 2 * few),
-    ]
-    batch = Batch.of([*gases[:2], *(AWKWARD[name] for name in ("one atom in a small cell", "no atoms", "water molecule")), gases[2]])
+    cell, few = lattice(2.8, 6.0, 7.0, 70.0, 80.0, 100.0), 8 if CUDA else 2
+    gases = [gas(cell, (True, True, False), few), gas(cell, (False, False, False), few)]
+    wide = gas(np.diag([2.9, 8.0, 12.0]), (True, True, False), 2 * few)
+    batch = Batch.of([*gases, *(AWKWARD[name] for name in ("one atom in a small cell", "no atoms", "water molecule")), wide])
     tested, right = lists(batch, method)
     rebuild(tested, right, batch)
     select(tested, right, moved(batch, 0.4 * SKIN))
@@ -134,7 +132,7 @@ def test_perfect_crystal_in_order_of_ties() -> None:
 
 def test_changing_cell() -> None:
     """The plan was made for another cell; the search follows the one of today."""
-    batch = Batch.of([gas(np.diag([9.0, 6.0, 6.0]), (True, True, True), 8 if CUDA else 3)])
+    batch = Batch.of([gas(np.diag([9.0, 5.0, 5.0]), (True, True, True), 8 if CUDA else 4)])
     tested, right = lists(batch, "cells")
     rebuild(tested, right, batch)
     select(tested, right, strained(batch, 0.99))
@@ -186,7 +184,7 @@ def guarded(tensor: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def test_overflow_stays_within_the_buffers_and_leaves_an_empty_graph() -> None:
-    batch = Batch.of([gas(np.diag([3.0, 9.0, 9.0]), (True, False, False), 4), water_molecule()])
+    batch = Batch.of([gas(np.diag([2.5, 9.0, 9.0]), (True, False, False), 3), water_molecule()])
     _, enough = lists(batch, "brute")
     enough.rebuild(batch)
     enough.graph(batch)
@@ -204,7 +202,7 @@ def test_overflow_stays_within_the_buffers_and_leaves_an_empty_graph() -> None:
 
 
 def test_the_same_bits_in_every_run() -> None:
-    batch = Batch.of([gas(9.0 * np.eye(3), (True, True, False), 30 if CUDA else 6)])
+    batch = Batch.of([gas(np.diag([9.0, 5.0, 5.0]), (True, True, False), 30 if CUDA else 5)])
     first, second = (DeviceList(on_device(batch), CUTOFF, SKIN, method=method, implementation="triton") for method in METHODS)
     for device_list in (first, second):
         device_list.rebuild(on_device(batch))
