@@ -17,7 +17,7 @@ def test_full_size(dtype: torch.dtype) -> None:
     check(contract.make_case((0, 1), 3, 1000, 158_000, 128).run, (dtype,))
 
 
-@pytest.mark.parametrize("degrees_in", [(0,), (0, 1, 2)])
+@pytest.mark.parametrize("degrees_in", [(0,), (0, 1, 2)], ids=str)
 def test_other_layers(degrees_in: tuple[int, ...]) -> None:
     check(contract.make_case(degrees_in, 3, 50, 3000, 96).run)
 

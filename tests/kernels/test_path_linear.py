@@ -11,7 +11,7 @@ if CUDA:
 pytestmark = gpu
 
 
-@pytest.mark.parametrize("num_species", [0, 5])
+@pytest.mark.parametrize("num_species", [0, 5], ids="{} species".format)
 @pytest.mark.parametrize("matmul", ["ieee", "tf32x3"])
 @pytest.mark.parametrize("sizes", [(64, 128, 128), (3000, 128, 128), (200, 96, 256), (200, 31, 64)], ids=str)
 def test_full_size(sizes: tuple[int, int, int], matmul: str, num_species: int) -> None:
@@ -19,12 +19,12 @@ def test_full_size(sizes: tuple[int, int, int], matmul: str, num_species: int) -
     contract.check_products(contract.make_case(*contract.MIXING, sizes, num_species=num_species), (torch.float32,), matmul, order=1)
 
 
-@pytest.mark.parametrize("num_species", [0, 5])
+@pytest.mark.parametrize("num_species", [0, 5], ids="{} species".format)
 def test_full_size_in_float64(num_species: int) -> None:
     contract.check_products(contract.make_case(*contract.MIXING, (1000, 128, 128), num_species=num_species), (torch.float64,), order=1)
 
 
-@pytest.mark.parametrize("num_species", [0, 5])
+@pytest.mark.parametrize("num_species", [0, 5], ids="{} species".format)
 def test_captured_in_a_cuda_graph(num_species: int) -> None:
     case = contract.make_case(*contract.MIXING, (100, 64, 64), num_species=num_species)
     x, weights = case.x.float().requires_grad_(), [weight.float() for weight in case.weights]
