@@ -4,7 +4,7 @@ A policy is a value that is passed in, never a global switch. This file is the o
 dtypes; every other room asks the policy it was given.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -25,8 +25,9 @@ class Precision:
         geometry: edge vectors, radial functions, spherical harmonics; float32 or better.
         energy: per-atom energies, E0, ZBL, virial and every sum over atoms; always float64.
         matmul: how dense products run, one of MATMULS.
-        table_error: largest relative root mean square error of the derivative of radial functions that are tabulated on a
-            GPU; None where they are always evaluated.
+        table: radial weights that are tabulated on a GPU; may be shorter than ``compute``, in which they are used.
+        table_error: largest relative root mean square error of the derivative of a tabulated radial function, rounding to
+            ``table`` included; None where they are always evaluated.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Precision:
     geometry: torch.dtype
     energy: torch.dtype = torch.float64
     matmul: str = "ieee"
+    table: torch.dtype = torch.float32
     table_error: float | None = None
 
     def __post_init__(self) -> None:
@@ -54,11 +56,20 @@ class Precision:
         return POLICIES[name]
 
 
-POLICIES = {
+_FP64 = Precision("fp64", storage=torch.float64, compute=torch.float64, accumulate=torch.float64, geometry=torch.float64)
+# Geometry is cheap beside the rest and its rounding is what the forces feel most, so it stays double.
+_FP32 = Precision(
+    "fp32", storage=torch.float32, compute=torch.float32, accumulate=torch.float32, geometry=torch.float64, table_error=6e-7
+)  # fmt: skip
+POLICIES = {policy.name: policy for policy in (_FP64, _FP32)}
+
+# Operands of dense products and tabulated radial weights rounded, all else as in fp32. They get a name that users can ask for once
+# their errors on a GPU stand in docs/precision.md.
+UNMEASURED = {
     policy.name: policy
     for policy in (
-        Precision("fp64", storage=torch.float64, compute=torch.float64, accumulate=torch.float64, geometry=torch.float64),
-        # Geometry is cheap beside the rest and its rounding is what the forces feel most, so it stays double.
-        Precision("fp32", storage=torch.float32, compute=torch.float32, accumulate=torch.float32, geometry=torch.float64, table_error=6e-7),
+        replace(_FP32, name="tf32", matmul="tf32", table_error=1e-4),
+        replace(_FP32, name="bf16", matmul="bf16", table=torch.bfloat16, table_error=5e-3),
+        replace(_FP32, name="fp16", matmul="fp16", table=torch.float16, table_error=5e-4),
     )
 }

@@ -32,7 +32,7 @@ from mosso.models.base import species_index
 from mosso.models.initial import initial_tensors
 from mosso.models.mace import MACE
 from mosso.models.tabulated_mace import TabulatedMACE
-from mosso.precision import POLICIES, Precision
+from mosso.precision import POLICIES, UNMEASURED, Precision
 from mosso.weights.checkpoint import Checkpoint
 from mosso.weights.mace import read_mace
 
@@ -78,7 +78,7 @@ class Run:
         return path
 
     def potential(self, precision: str) -> Potential:
-        return Potential(self.checkpoint, device=self.device, precision=precision)
+        return Potential(self.checkpoint, device=self.device, precision=(POLICIES | UNMEASURED)[precision])
 
     def steps(self) -> None:
         """Truth, inputs of the peer, and our rows."""
@@ -199,7 +199,12 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--profile", type=names, help="systems whose kernels are listed, instead of the table")
     parser.add_argument("--limits", type=names, help="systems whose least times are listed, instead of the table")
     options = parser.parse_args(arguments)
-    for given, known in ((options.models, TABLE), (options.variants, VARIANTS), (options.parts, PARTS), (options.precisions, POLICIES)):
+    for given, known in (
+        (options.models, TABLE),
+        (options.variants, VARIANTS),
+        (options.parts, PARTS),
+        (options.precisions, POLICIES | UNMEASURED),
+    ):
         if unknown := [name for name in given if name not in known]:
             parser.error(f"unknown {', '.join(unknown)}: choose from {', '.join(known)}")
     return options

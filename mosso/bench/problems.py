@@ -21,6 +21,8 @@ from mosso.weights.checkpoint import Checkpoint
 
 # Errors that pass whatever float32 makes of the system; forces relative to their root mean square, energies and stress to their size.
 FLOORS = {"forces": 1e-6, "energy": 1e-7, "stress": 1e-6}
+# How much more policies may make of it that round the operands of products: to 11 bits, or to 8.
+ROUNDING = {"tf32": 3e3, "fp16": 3e3, "bf16": 3e4}
 # Beyond the floors, how much worse than the reference ops under the same policy a result may be: the kernel contract.
 MAX_RATIO = 2.0
 # How far atoms move between calls, Angstrom: new numbers, the same neighbours.
@@ -135,9 +137,10 @@ def reference_answer(potential: Potential, system: System) -> Answer:
     return Answer.of(output).repeated(system.repeats)
 
 
-def error_bars(rounding: dict[str, float]) -> dict[str, float]:
+def error_bars(precision: str, rounding: dict[str, float]) -> dict[str, float]:
     """What a result may be off by, given what the reference ops make of the same system under the same policy."""
-    return {name: max(floor, MAX_RATIO * rounding.get(name, 0.0)) for name, floor in FLOORS.items()}
+    share = ROUNDING.get(precision, 1.0)
+    return {name: max(share * floor, MAX_RATIO * rounding.get(name, 0.0)) for name, floor in FLOORS.items()}
 
 
 def with_gains(checkpoint: Checkpoint) -> Checkpoint:

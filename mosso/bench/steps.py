@@ -38,7 +38,7 @@ def rows_of_problem(problem: Problem, potential: Potential, variants: list[str],
         "system": problem.name,
         "atoms": problem.batch.num_atoms,
         "edges": problem.graph.num_edges,
-        "bars": error_bars(reference_answer(potential, problem.system).errors(problem.truth)),
+        "bars": error_bars(potential.precision.name, reference_answer(potential, problem.system).errors(problem.truth)),
     }
     for variant, stress in itertools.product(variants, (False, True)):
         row = common | {"name": variant, "stress": stress}

@@ -140,6 +140,11 @@ class Batch:
         return self.offsets[-1]
 
     @property
+    def counts_B(self) -> Tensor:
+        """(B,) int64, atoms per system."""
+        return torch.searchsorted(self.system_N, torch.arange(self.num_systems + 1, device=self.system_N.device)).diff()
+
+    @property
     def volume_B(self) -> Tensor:
         """(B,) float64, |det cell| in A^3; zero for systems without a cell. As a triple product, which a CUDA graph can hold."""
         a_B3, b_B3, c_B3 = self.cell_B33.unbind(1)

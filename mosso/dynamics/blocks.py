@@ -234,7 +234,6 @@ class Blocks(Generic[C]):
             self._neighbors.rebuild(batch)
         except ValueError as error:
             raise SearchError(str(error)) from error
-        self._neighbors.sort()
 
     def _roll_back(self, block: Block[C]) -> None:
         """Put back the state before ``block`` and cure what spoiled it."""

@@ -10,9 +10,10 @@ from torch import Tensor
 
 from mosso.data.structure import Batch, Structure
 from mosso.dynamics.blocks import Blocks, Evaluate
-from mosso.dynamics.state import ForceField, free_atoms, make_batch, max_systems, sum_systems
+from mosso.dynamics.state import ForceField, free_atoms, make_batch
 from mosso.dynamics.strain import deform, exponential
 from mosso.dynamics.units import BAR
+from mosso.kernels import max_segments, sum_segments
 
 # Parameters of the paper's table and of ASE; time in ASE's units with unit masses.
 _DT_START, _DT_MAX, _GROW, _SHRINK, _ALPHA_START, _ALPHA_DECAY, _PATIENCE = 0.1, 1.0, 1.1, 0.5, 0.1, 0.99, 5
@@ -240,7 +241,7 @@ def fire(walk: _Walk, force_N3: Tensor, pull_B33: Tensor, counts_B: Tensor, syst
     """One FIRE step of every system: mix velocities, adapt the time step, move; where it is the first (B,), only move."""
 
     def dot(a_N3: Tensor, a_B33: Tensor, b_N3: Tensor, b_B33: Tensor) -> Tensor:
-        return sum_systems((a_N3 * b_N3).sum(1), counts_B) + (a_B33 * b_B33).sum((1, 2))
+        return sum_segments((a_N3 * b_N3).sum(1), counts_B) + (a_B33 * b_B33).sum((1, 2))
 
     velocity_N3, rate_B33, dt_B, alpha_B, downhill_B = walk.velocity_N3, walk.rate_B33, walk.dt_B, walk.alpha_B, walk.downhill_B
     power_B = dot(force_N3, pull_B33, velocity_N3, rate_B33)
@@ -261,7 +262,7 @@ def fire(walk: _Walk, force_N3: Tensor, pull_B33: Tensor, counts_B: Tensor, syst
     rate_B33 = rate_B33 + dt_B[:, None, None] * pull_B33
     move_N3 = dt_B[system_N].unsqueeze(1) * velocity_N3
     strain_B33 = (dt_B / counts_B)[:, None, None] * rate_B33
-    farthest_B = max_systems(torch.linalg.vector_norm(move_N3, dim=1), counts_B).clamp(min=1e-300)
+    farthest_B = max_segments(torch.linalg.vector_norm(move_N3, dim=1), counts_B).clamp(min=1e-300)
     widest_B = torch.linalg.vector_norm(strain_B33, dim=(1, 2)).clamp(min=1e-300)
     limit_B = torch.minimum(MAX_DISPLACEMENT / farthest_B, MAX_STRAIN / widest_B).clamp(max=1.0)
     x_N3 = walk.x_N3 + limit_B[system_N].unsqueeze(1) * move_N3
@@ -323,7 +324,7 @@ def _select(active_B: Tensor, new: _Walk, old: _Walk, system_N: Tensor) -> _Walk
 
 def _largest(force_N3: Tensor, pull_B33: Tensor, counts_B: Tensor) -> Tensor:
     """(B,) largest force on an atom or on a row of the cell."""
-    atoms_B = max_systems(torch.linalg.vector_norm(force_N3, dim=1), counts_B)
+    atoms_B = max_segments(torch.linalg.vector_norm(force_N3, dim=1), counts_B)
     return torch.maximum(atoms_B, torch.linalg.vector_norm(pull_B33, dim=2).amax(1))
 
 

@@ -14,8 +14,9 @@ from mosso.dynamics.blocks import Blocks, Evaluate, Record, SearchError
 from mosso.dynamics.checkpoint import load_state, require_settings, save_state
 from mosso.dynamics.integrators import Ensemble, renew, temperature
 from mosso.dynamics.leaves import mapped
-from mosso.dynamics.state import ForceField, State, free_atoms, kinetic_energy, make_batch, max_systems, pressure, start, sum_systems
+from mosso.dynamics.state import ForceField, State, free_atoms, kinetic_energy, make_batch, pressure, start
 from mosso.dynamics.units import BAR, GRAM_PER_CM3
+from mosso.kernels import max_segments, sum_segments
 
 __all__ = ["LogRow", "load_state", "log_row", "require_settings", "save_state", "simulate", "start"]
 
@@ -65,7 +66,7 @@ def observables(state: State, ensemble: Ensemble) -> Tensor:
     """(9, B) float64: time (fs), and what a LogRow holds, in its order."""
     periodic_B = state.batch.pbc_B3.all(1)
     nothing_B = torch.full_like(state.energy_B, torch.nan)
-    density_B = GRAM_PER_CM3 * sum_systems(state.masses_N, state.counts_B) / state.batch.volume_B
+    density_B = GRAM_PER_CM3 * sum_segments(state.masses_N, state.counts_B) / state.batch.volume_B
     pressure_B = nothing_B if state.stress_B33 is None else pressure(state) / BAR
     kinetic_B = kinetic_energy(state)
     columns = [
@@ -84,7 +85,7 @@ def observables(state: State, ensemble: Ensemble) -> Tensor:
 
 def max_force(state: State) -> Tensor:
     """(B,) float64, eV/A, largest force on an atom of each system that moves."""
-    return max_systems(torch.linalg.vector_norm(state.forces_N3, dim=1).where(state.free_N, 0.0), state.counts_B)
+    return max_segments(torch.linalg.vector_norm(state.forces_N3, dim=1).where(state.free_N, 0.0), state.counts_B)
 
 
 @dataclass(frozen=True, eq=False)

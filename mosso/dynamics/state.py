@@ -12,6 +12,7 @@ from mosso.data.structure import Batch, Structure
 from mosso.dynamics import noise
 from mosso.dynamics.units import ATOMIC_MASSES, KB
 from mosso.graph.graph import Graph
+from mosso.kernels import sum_segments
 
 
 class Evaluation(Protocol):
@@ -89,22 +90,9 @@ class State:
         return self.seeds_B[self.batch.system_N]
 
 
-def sum_systems(values_N: Tensor, counts_B: Tensor) -> Tensor:
-    """(B, ...) sums of (N, ...) over the atoms of each system.
-
-    The order of additions depends on the system alone: no atomics, the same bits in any batch.
-    """
-    return torch.segment_reduce(values_N, "sum", lengths=counts_B, axis=0, unsafe=True, initial=0)
-
-
-def max_systems(values_N: Tensor, counts_B: Tensor) -> Tensor:
-    """(B,) largest of (N,) non-negative values in each system; NaN stays NaN."""
-    return torch.segment_reduce(values_N, "max", lengths=counts_B, axis=0, unsafe=True, initial=0)
-
-
 def kinetic_energy(state: State) -> Tensor:
     """(B,) float64, eV."""
-    return sum_systems(state.momenta_N3.square().sum(1) / (2.0 * state.masses_N), state.counts_B)
+    return sum_segments(state.momenta_N3.square().sum(1) / (2.0 * state.masses_N), state.counts_B)
 
 
 def virial_pressure(state: State) -> Tensor:
@@ -123,7 +111,7 @@ def pressure_tensor(state: State) -> Tensor:
     assert state.stress_B33 is not None
     # six sums of numbers: a sum of matrices is not spread over the device
     flux = {
-        (i, j): sum_systems(state.momenta_N3[:, i] * state.momenta_N3[:, j] / state.masses_N, state.counts_B)
+        (i, j): sum_segments(state.momenta_N3[:, i] * state.momenta_N3[:, j] / state.masses_N, state.counts_B)
         for i in range(3)
         for j in range(i, 3)
     }
@@ -181,7 +169,7 @@ def start(
 
     normal_N3 = noise.gaussian(seeds_B[batch.system_N], index_N, step, noise.VELOCITIES)
     free_N = free_atoms(checked, device)
-    num_free_B = sum_systems(free_N.to(torch.float64), counts_B).to(torch.int64)
+    num_free_B = sum_segments(free_N.to(torch.float64), counts_B).to(torch.int64)
     if not bool((num_free_B > 0).all()):
         raise ValueError(f"All atoms of system {int(torch.argmin(num_free_B))} are fixed: leave at least one to move.")
     momenta_N3 = torch.sqrt(masses_N * (KB * temperature) * free_N).unsqueeze(1) * normal_N3
@@ -234,19 +222,19 @@ def remove_drift(batch: Batch, momenta_N3: Tensor, masses_N: Tensor, counts_B: T
     and (B,) int64, how many momenta that removed. A single atom and systems not ``loose_B`` (B,) are left as they are."""
     system_N = batch.system_N
     several_B = (counts_B > 1) & loose_B
-    total_B1 = sum_systems(masses_N, counts_B).unsqueeze(1)
-    velocity_B3 = sum_systems(momenta_N3, counts_B) / total_B1 * several_B.unsqueeze(1)
+    total_B1 = sum_segments(masses_N, counts_B).unsqueeze(1)
+    velocity_B3 = sum_segments(momenta_N3, counts_B) / total_B1 * several_B.unsqueeze(1)
     momenta_N3 = momenta_N3 - masses_N.unsqueeze(1) * velocity_B3[system_N]
 
-    centre_B3 = sum_systems(masses_N.unsqueeze(1) * batch.positions_N3, counts_B) / total_B1
+    centre_B3 = sum_segments(masses_N.unsqueeze(1) * batch.positions_N3, counts_B) / total_B1
     arm_N3 = batch.positions_N3 - centre_B3[system_N]
     square_N11 = arm_N3.square().sum(1)[:, None, None]
     eye_33 = torch.eye(3, dtype=arm_N3.dtype, device=arm_N3.device)
     inertia_N33 = masses_N[:, None, None] * (square_N11 * eye_33 - arm_N3.unsqueeze(2) * arm_N3.unsqueeze(1))
-    inertia_B33 = sum_systems(inertia_N33.reshape(-1, 9), counts_B).reshape(-1, 3, 3)
+    inertia_B33 = sum_segments(inertia_N33.reshape(-1, 9), counts_B).reshape(-1, 3, 3)
     # The tolerance decides when a molecule counts as linear, with no moment of inertia about its axis.
     inverse_B33 = torch.linalg.pinv(inertia_B33, rtol=1e-8, hermitian=True)
-    angular_B3 = sum_systems(torch.linalg.cross(arm_N3, momenta_N3), counts_B)
+    angular_B3 = sum_segments(torch.linalg.cross(arm_N3, momenta_N3), counts_B)
     free_B = several_B & ~batch.pbc_B3.any(1)
     rotation_B3 = (inverse_B33 @ angular_B3.unsqueeze(2)).squeeze(2) * free_B.unsqueeze(1)
     momenta_N3 = momenta_N3 - masses_N.unsqueeze(1) * torch.linalg.cross(rotation_B3[system_N], arm_N3)

@@ -15,7 +15,7 @@ from mosso.graph.graph import Graph
 from mosso.graph.neighbors import neighbor_list
 from mosso.kernels import SpeciesGroups
 from mosso.models import build, evaluation_form, outputs
-from mosso.models.base import species_index
+from mosso.models.base import Evaluator, species_index
 from mosso.models.outputs import Output
 from mosso.precision import Precision
 from mosso.weights import store
@@ -180,7 +180,8 @@ class Potential:
     def bind(self, batch: Batch) -> "BoundPotential":
         """This potential for the atoms of ``batch``, wherever they move; a ValueError names elements it does not know."""
         species_N = species_index(batch.numbers_N, self.species)
-        return BoundPotential(self, species_N, SpeciesGroups.of(species_N))
+        groups = SpeciesGroups.of(species_N)
+        return BoundPotential(self, self.evaluator.for_species(groups.present), species_N, groups)
 
     def hessian(self, structure: Any) -> Tensor:
         """(3N, 3N) float64, eV/Angstrom^2, exact second derivatives of the energy of one structure."""
@@ -199,12 +200,14 @@ class BoundPotential:
     """A Potential for the same atoms again and again: nothing in ``evaluate`` waits for the device, so it can be captured.
 
     Attributes:
-        potential: whose model, head and precision are used.
+        potential: whose head and precision are used.
+        evaluator: its model in the form for these elements.
         species_N: (N,) int64, index of each atom's element in the model.
         groups: the atoms by species.
     """
 
     potential: Potential
+    evaluator: Evaluator
     species_N: Tensor
     groups: SpeciesGroups
 
@@ -212,7 +215,7 @@ class BoundPotential:
         """Energy, forces, stress of the atoms at the positions of ``batch``; the call that dynamics makes every step."""
         potential = self.potential
         return outputs.evaluate(
-            potential.evaluator,
+            self.evaluator,
             batch,
             graph,
             self.species_N,

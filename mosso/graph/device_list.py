@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mosso.data.structure import Batch
 from mosso.graph.bins import SearchMethod, plan_bins
-from mosso.graph.graph import Graph, displacements, edge_vectors
+from mosso.graph.graph import Graph, edge_vectors
 from mosso.graph.neighbors import check_cutoff, edges_within, neighbor_list
 from mosso.graph.verlet import SAFE_SHARE, check_skin
 from mosso.kernels import neighbor_ops
@@ -100,7 +100,8 @@ class DeviceList:
 
     @torch.no_grad()
     def rebuild(self, batch: Batch) -> None:
-        """Find all pairs closer than cutoff + skin, nearest first for each receiver, then by sender and shift."""
+        """Find all pairs closer than cutoff + skin. Those of a receiver are in the order of sender and shift, so that graphs do not
+        depend on when the list was rebuilt."""
         self._check(batch)
         candidates = self._candidates
         candidates.positions_N3.copy_(batch.positions_N3)
@@ -114,23 +115,6 @@ class DeviceList:
         self._built = True
 
     @torch.no_grad()
-    def sort(self) -> None:
-        """Put the candidates of each receiver in the order of sender and shift, so that graphs do not depend on when the list
-        was rebuilt."""
-        found, capacity = self._candidates, self.capacity.candidates
-        num_atoms = found.offsets.shape[0] - 1
-        real_C = torch.arange(capacity, device=found.offsets.device) < found.offsets[-1]
-        x, y, z = found.shifts_C3.long().unbind(1)
-        shift_C = ((x << 42) + (y << 21) + z).where(real_C, 0)  # 21 bits each
-        pair_C = (found.receivers_C.long() * num_atoms + found.senders_C).where(real_C, num_atoms**2)
-        order_C = torch.argsort(shift_C, stable=True)
-        order_C = order_C[torch.argsort(pair_C[order_C], stable=True)]
-        for values in (found.senders_C, found.receivers_C, found.shifts_C3):
-            values.copy_(values[order_C])
-        sender_C = found.senders_C.long().where(real_C, num_atoms)
-        found.outgoing_C.copy_(torch.argsort(sender_C, stable=True))
-
-    @torch.no_grad()
     def used(self, batch: Batch) -> Tensor:
         """() float64, share of the skin that atoms and cells have used up since the rebuild; the list fails above one."""
         moved_N, limit_B = movement(*_state(batch), self._candidates, self._radii)
@@ -142,8 +126,8 @@ class DeviceList:
     def graph(self, batch: Batch) -> Graph:
         """The edges of ``batch`` strictly shorter than the cutoff, padded, in the same buffers at every call.
 
-        The order is that of the candidates: as near as the atoms were at the rebuild, or as ``sort`` left them. How many
-        edges are real is known on the device only, as ``receiver_offsets[-1]``; ``num_edges`` is 0.
+        The order is that of ``neighbor_list``. How many edges are real is known on the device only, as
+        ``receiver_offsets[-1]``; ``num_edges`` is 0.
         """
         self._check(batch)
         if not self._built:
@@ -187,18 +171,12 @@ class DeviceList:
         if found.num_edges > self.capacity.candidates:
             candidates.offsets.zero_()
             return
-        vectors_E3 = displacements(batch, found.senders_E, found.receivers_E, found.shifts_E3)
-        x, y, z = vectors_E3.unbind(1)
-        order_E = torch.argsort(x * x + y * y + z * z, stable=True)
-        order_E = order_E[torch.argsort(found.receivers_E[order_E], stable=True)]
-        sorted_graph = Graph.from_sorted(
-            found.senders_E[order_E], found.receivers_E[order_E], found.shifts_E3[order_E], batch.num_atoms, found.cutoff
-        ).padded(self.capacity.candidates)
-        candidates.senders_C.copy_(sorted_graph.senders_E)
-        candidates.receivers_C.copy_(sorted_graph.receivers_E)
-        candidates.shifts_C3.copy_(sorted_graph.shifts_E3)
-        candidates.offsets.copy_(sorted_graph.receiver_offsets)
-        candidates.outgoing_C.copy_(sorted_graph.transpose_E)
+        padded = found.padded(self.capacity.candidates)
+        candidates.senders_C.copy_(padded.senders_E)
+        candidates.receivers_C.copy_(padded.receivers_E)
+        candidates.shifts_C3.copy_(padded.shifts_E3)
+        candidates.offsets.copy_(padded.receiver_offsets)
+        candidates.outgoing_C.copy_(padded.transpose_E)
 
 
 def _state(batch: Batch) -> tuple[Tensor, Tensor, Tensor]:

@@ -55,9 +55,11 @@ ON_CUDA = {
     "neighbor_list": "reference",
     "path_linear": "reference",
     "radial_moments": "reference",
+    "reduce_segments": "reference",
     "species_path_linear": "reference",
     "symmetric_contraction": "triton",
     "tabulated_convolution": "reference",
+    "visiting_order": "reference",
 }
 
 
@@ -121,6 +123,24 @@ def gaussian(seeds_N: Tensor, index_N: Tensor, step: Tensor, stream: int, implem
     return fused.gaussian(seeds_N, index_N, step, stream)
 
 
+def sum_segments(values: Tensor, counts_B: Tensor, implementation: str = "auto") -> Tensor:
+    """(B, ...): see ``reference.sum_segments``; ``implementation`` is auto, reference or triton (not differentiable)."""
+    if choose(implementation, "reduce_segments", values) == "reference":
+        return reference.sum_segments(values, counts_B)
+    from mosso.kernels.fused import segments as fused
+
+    return fused.reduce_segments(values, counts_B, maximum=False)
+
+
+def max_segments(values: Tensor, counts_B: Tensor, implementation: str = "auto") -> Tensor:
+    """(B, ...): see ``reference.max_segments``; ``implementation`` is auto, reference or triton (not differentiable)."""
+    if choose(implementation, "reduce_segments", values) == "reference":
+        return reference.max_segments(values, counts_B)
+    from mosso.kernels.fused import segments as fused
+
+    return fused.reduce_segments(values, counts_B, maximum=True)
+
+
 def edge_convolution(
     x_NMC: Tensor,
     harmonics_EM: Tensor,
@@ -154,6 +174,15 @@ def symmetric_contraction(
     return fused.symmetric_contraction_triton(a_NMC, coefficients_STC, groups.species_N, table, groups.order_N)
 
 
+def visiting_order(rows_E: Tensor, senders_E: Tensor, receiver_offsets: Tensor, implementation: str = "auto") -> reference.Visits:
+    """See ``reference.visiting_order``; ``implementation`` is auto, reference or triton."""
+    if choose(implementation, "visiting_order", rows_E.new_empty(0, dtype=torch.float32)) == "reference":
+        return reference.visiting_order(rows_E, senders_E, receiver_offsets)
+    from mosso.kernels.fused import visiting_order as fused
+
+    return reference.Visits(*fused.visiting_order(rows_E, senders_E, receiver_offsets))
+
+
 def tabulated_convolution(
     x_NMC: Tensor,
     features_EJ: Tensor,
@@ -166,6 +195,7 @@ def tabulated_convolution(
     sender_offsets: Tensor,
     degrees_in: tuple[int, ...],
     paths: Sequence[CouplingPath],
+    visits: reference.Visits | None = None,
     implementation: str = "auto",
 ) -> Tensor:
     """(N, K, C): see ``reference.tabulated_convolution``; ``implementation`` is auto, reference or triton.
@@ -175,10 +205,10 @@ def tabulated_convolution(
     edges = (senders_E, receivers_E, receiver_offsets, transpose_E, sender_offsets)
     arguments = (x_NMC, features_EJ, rows_E, table_RPQC, *edges)
     if choose(implementation, "tabulated_convolution", x_NMC, features_EJ) == "reference":
-        return reference.tabulated_convolution(*arguments, degrees_in, paths)
+        return reference.tabulated_convolution(*arguments, degrees_in, paths, visits)
     from mosso.kernels.fused import tabulated_convolution as fused
 
-    return fused.tabulated_convolution(*arguments, degrees_in, paths)
+    return fused.tabulated_convolution(*arguments, degrees_in, paths, visits)
 
 
 def radial_moments(

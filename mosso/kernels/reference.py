@@ -26,6 +26,19 @@ def segment_sum(values: Tensor, index: Tensor, num_rows: int) -> Tensor:
     return values.new_zeros((num_rows, *values.shape[1:])).index_add(0, index, values)
 
 
+def sum_segments(values: Tensor, counts_B: Tensor) -> Tensor:
+    """(B, ...) sums of consecutive rows, counts_B[b] (int64) of them for each b.
+
+    The order of additions depends on the segment alone: no atomics, the same bits in any batch.
+    """
+    return torch.segment_reduce(values, "sum", lengths=counts_B, axis=0, unsafe=True, initial=0)
+
+
+def max_segments(values: Tensor, counts_B: Tensor) -> Tensor:
+    """(B, ...) largest of consecutive rows of non-negative numbers, zero for none; NaN stays NaN."""
+    return torch.segment_reduce(values, "max", lengths=counts_B, axis=0, unsafe=True, initial=0)
+
+
 # Atoms of one tile of SpeciesGroups.tiles_T3: few enough that a small system fills the device, many enough to use a matrix well.
 TILE_ATOMS = 64
 
@@ -249,6 +262,30 @@ def _cubic(table_RQ: Tensor, rows_E: Tensor, position_E: Tensor, dim: int) -> Te
     return value
 
 
+class Visits(NamedTuple):
+    """The order in which the edges of every receiver are visited, one receiver after the other.
+
+    Attributes:
+        order_E: (E,) int32, numbers of the edges.
+        senders_E, rows_E: (E,) int64 and int32, their senders and rows of a table, in the same order.
+    """
+
+    order_E: Tensor
+    senders_E: Tensor
+    rows_E: Tensor
+
+
+def visiting_order(rows_E: Tensor, senders_E: Tensor, receiver_offsets: Tensor) -> Visits:
+    """The edges of each receiver by row of the table, then by number; what stands for padding edges means nothing.
+
+    Programs that run side by side then go through the table together, and find in a near cache what another one has read.
+    """
+    places_E = torch.arange(rows_E.shape[0], device=rows_E.device)
+    receivers_E = torch.searchsorted(receiver_offsets, places_E, right=True)
+    order_E = torch.argsort(receivers_E * 2**32 + rows_E, stable=True)
+    return Visits(order_E.to(torch.int32), senders_E[order_E], rows_E[order_E])
+
+
 def tabulated_convolution(
     x_NMC: Tensor,
     features_EJ: Tensor,
@@ -261,11 +298,13 @@ def tabulated_convolution(
     sender_offsets: Tensor,
     degrees_in: tuple[int, ...],
     paths: Sequence[CouplingPath],
+    visits: Visits | None = None,
 ) -> Tensor:
     """(N, K, C): ``edge_convolution`` whose radial weights are piecewise polynomials of the distance.
 
     w[e, p, c] = sum over q of table[rows[e], p, q, c] t^q with t = features[e, 0]; the other features are the harmonics of
-    degree 1 and higher (see ``edge_features``). The table is a constant of the model: it gets no gradient.
+    degree 1 and higher (see ``edge_features``). The table is a constant of the model: it gets no gradient. ``visits``
+    (see ``visiting_order``) change the speed of other implementations and the order of their sums.
     """
     weights_EPC = _cubic(table_RPQC, rows_E, features_EJ[:, 0], 2)
     harmonics_EM = torch.cat([torch.ones_like(features_EJ[:, :1]), features_EJ[:, 1:]], dim=1)

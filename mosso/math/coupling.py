@@ -10,6 +10,7 @@ from math import factorial, sqrt
 
 import numpy as np
 
+from mosso.math.horner import horner
 from mosso.math.irreps import degree_slices, num_components
 
 
@@ -163,7 +164,7 @@ class ContractionTable:
     Attributes:
         factors: (T, max order) component indices of A that each term multiplies, ascending; a term of lower order
             is filled up with the index M, one past the last component, which stands for the constant one.
-        rows: (T,) output component of each term, ascending.
+        rows: (T,) output component of each term, ascending; within a row, terms are in the order of its Horner form.
         mix: per (degree, order) in the order of the U tensors, the terms it feeds (T',) and its (T', K) matrix,
             so that coefficients = mix @ weights.
         num_rows: components of the output.
@@ -178,6 +179,14 @@ class ContractionTable:
     num_rows: int
     num_components: int
     text: str
+
+
+def _nested(terms: np.ndarray, one: int) -> list[int]:
+    """Order of terms (row, factors ..) in which the Horner form of one row after the other meets them."""
+    monomials: dict[int, dict[int, tuple[int, ...]]] = {}
+    for t, (row, *factors) in enumerate(terms.tolist()):
+        monomials.setdefault(row, {})[t] = tuple(i for i in factors if i < one)
+    return [t for row in sorted(monomials) for t in horner(monomials[row]).terms()]
 
 
 def contraction_table(u_tensors: list[list[np.ndarray]]) -> ContractionTable:
@@ -199,7 +208,9 @@ def contraction_table(u_tensors: list[list[np.ndarray]]) -> ContractionTable:
         start += tensors[0].shape[0]
     # Terms of different order never coincide, so each one belongs to exactly one U tensor.
     terms, number = np.unique(np.concatenate(keys), axis=0, return_inverse=True)
-    numbers = np.split(number.ravel(), np.cumsum([len(key) for key in keys])[:-1])
+    nested = _nested(terms, one)
+    terms, number = terms[nested], np.argsort(nested)[number.ravel()]
+    numbers = np.split(number, np.cumsum([len(key) for key in keys])[:-1])
     written = [f"{row}:{'.'.join(str(i) for i in factors if i < one)}" for row, *factors in terms.tolist()]
     text = ";".join([f"{one} {start}", *written])
     return ContractionTable(terms[:, 1:], terms[:, 0], tuple(zip(numbers, matrices, strict=True)), start, one, text)

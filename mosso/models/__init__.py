@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from mosso import kernels
-from mosso.models.base import Evaluator, Model
+from mosso.models.base import Form, Model
 from mosso.models.mace import MACE, MACESpec
 from mosso.models.tabulated_mace import TabulatedMACE
 from mosso.precision import Precision
@@ -23,7 +23,7 @@ def build(architecture: str, spec: Mapping[str, Any], tensors: Mapping[str, Tens
     return model(specification.from_dict(spec), tensors, precision).eval().requires_grad_(False)
 
 
-def evaluation_form(model: Model, device: torch.device) -> Evaluator:
+def evaluation_form(model: Model, device: torch.device) -> Form:
     """The form of ``model`` that gives energies and first derivatives fastest on ``device``; the model itself where it has no other."""
     # Without its kernel a table has to be spread out over all edges, which costs more than the networks it stands for.
     tabulate = kernels.preferred("tabulated_convolution", device) == "triton"

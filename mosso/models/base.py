@@ -37,7 +37,15 @@ class Evaluator(Protocol):
     ) -> NodeOutput: ...
 
 
-class Model(Evaluator, Protocol):
+class Form(Protocol):
+    """A potential in a form that may prepare itself for the elements of a system."""
+
+    def for_species(self, present: tuple[int, ...]) -> Evaluator:
+        """The evaluator of systems made of the species ``present`` (ascending indices); it holds what was made for them."""
+        ...
+
+
+class Model(Evaluator, Form, Protocol):
     """An architecture with its weights: an evaluator that can say what it is."""
 
     @property

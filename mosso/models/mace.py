@@ -16,7 +16,7 @@ from mosso.math.coupling import CouplingPath, contraction_table, convolution_pat
 from mosso.math.harmonics import spherical_harmonics
 from mosso.math.irreps import Irreps, block_starts, degree_slices, num_components
 from mosso.math.radial import agnesi_transform, bessel_basis, polynomial_envelope, zbl_energy
-from mosso.models.base import NodeOutput
+from mosso.models.base import Evaluator, NodeOutput
 from mosso.models.blocks import StockModule, below, split_linear, split_species_linear, to_channel_major
 from mosso.precision import Precision
 
@@ -322,6 +322,10 @@ class MACE(nn.Module):
     @property
     def spin(self) -> int:
         return self.spec.spin
+
+    def for_species(self, present: tuple[int, ...]) -> Evaluator:
+        """Itself: it is the same for all elements."""
+        return self
 
     def describe(self) -> dict[str, Any]:
         """The specification as JSON types."""

@@ -75,19 +75,19 @@ def evaluate(
     with torch.set_grad_enabled(differentiate):
         vectors_E3 = edge_vectors(batch, graph).detach().requires_grad_(differentiate)
         node_energy_N = model(vectors_E3, species_N, graph, head, groups).energy_N
-        energy_B = kernels.segment_sum(node_energy_N, batch.system_N, batch.num_systems)
+    counts_B = batch.counts_B
     forces_N3 = stress_B33 = virials_N33 = None
     if differentiate:
-        gradient_E3 = edge_gradient(energy_B.sum(), vectors_E3)
+        gradient_E3 = edge_gradient(node_energy_N.sum(), vectors_E3)
         forces_N3, virials_N33 = kernels.edge_forces(gradient_E3, vectors_E3.detach(), *graph.rows[2:], need_virial=stress or virials)
     if virials_N33 is not None and stress:
         # One short sum per atom first, so that no single 3x3 collects a million edges one after the other.
-        strain_B33 = -kernels.segment_sum(virials_N33, batch.system_N, batch.num_systems)
+        strain_B33 = -kernels.sum_segments(virials_N33, counts_B)
         volume_B11 = batch.volume_B.view(-1, 1, 1)
         stress_B33 = torch.where(volume_B11 > 0, strain_B33 / volume_B11, torch.nan)
         stress_B33 = 0.5 * (stress_B33 + stress_B33.transpose(1, 2))
     return Output(
-        energy=energy_B.detach(),
+        energy=kernels.sum_segments(node_energy_N.detach(), counts_B),
         node_energies=node_energy_N.detach(),
         forces=forces_N3 if forces else None,
         stress=stress_B33 if stress else None,

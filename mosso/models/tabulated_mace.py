@@ -1,8 +1,12 @@
 """MACE for simulations: the same potential with its radial networks tabulated and its constants multiplied out at load."""
 
+import warnings
+from collections import deque
+from dataclasses import dataclass
 from functools import partial
 from itertools import combinations_with_replacement
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
+from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor, nn
@@ -12,11 +16,18 @@ from mosso.graph.graph import Graph
 from mosso.math.irreps import block_starts
 from mosso.math.radial import agnesi_transform, bessel_basis, polynomial_envelope
 from mosso.math.tabulate import RadialFunction, choose_intervals, tabulate
-from mosso.models.base import NodeOutput
+from mosso.models.base import Evaluator, NodeOutput
 from mosso.models.mace import MACE, Interaction
 
+# More species, or more kinds of pairs where each has tables of its own, are left to the stock form: sums over edges are kept for
+# every species of sender, and the tables of one kind of pair take tens of megabytes.
+MAX_SPECIES, MAX_KINDS = 16, 36
+# Sets of species whose tables are kept when no system uses them.
+NUM_KEPT = 4
 
-class Tables(NamedTuple):
+
+@dataclass(frozen=True, eq=False)
+class Tables:
     """What depends on the species of a system: their radial functions as piecewise cubics, and the matrices of the first layer.
 
     Attributes:
@@ -36,6 +47,10 @@ class Tables(NamedTuple):
     residual_SC: Tensor | None
 
 
+class TableError(ValueError):
+    """Tables would not be accurate enough."""
+
+
 class TabulatedMACE(nn.Module):
     """Energies and first derivatives of a MACE in evaluation mode, on a GPU many times faster than the stock form.
 
@@ -52,23 +67,61 @@ class TabulatedMACE(nn.Module):
     def __init__(self, model: MACE) -> None:
         super().__init__()
         self.stock, self.spec, self.precision = model, model.spec, model.precision
-        self._tables: dict[tuple[int, ...], Tables] = {}
+        self._forget()
+
+    def _forget(self) -> None:
+        # Tables live as long as an evaluator holds them: a CUDA graph may read them.
+        self._tables: WeakValueDictionary[tuple[int, ...], Tables] = WeakValueDictionary()
+        self._kept: deque[Tables] = deque(maxlen=NUM_KEPT)
+        self._common: tuple[int, Tensor, tuple[Tensor, ...]] | None = None
 
     def _apply(self, fn: Any, recurse: bool = True) -> "TabulatedMACE":
-        self._tables.clear()
+        self._forget()
         return super()._apply(fn, recurse)
+
+    def for_species(self, present: tuple[int, ...]) -> Evaluator:
+        """The evaluator of systems made of the species ``present``; it holds their tables.
+
+        The stock form where they are too many for tables, or where its radial functions cannot be tabulated as accurately as the
+        policy asks, which a warning then says.
+        """
+        num_kinds = 1 if self.spec.distance_transform == "none" else len(present) * (len(present) + 1) // 2
+        if not 0 < len(present) <= MAX_SPECIES or num_kinds > MAX_KINDS:
+            return self.stock
+        try:
+            return partial(self._evaluate, self.tables(present))
+        except TableError as error:
+            warnings.warn(f"{error}: using the radial networks themselves, which is slower.", stacklevel=2)
+            return self.stock
+
+    def tables(self, present: tuple[int, ...]) -> Tables:
+        """The tables of the species ``present``; a TableError where they would not be accurate enough."""
+        tables = self._tables.get(present)
+        if tables is None:
+            with torch.no_grad():
+                tables = self._make_tables(present)
+            self._tables[present] = tables
+            self._kept.append(tables)
+        return tables
 
     def forward(
         self, vectors_E3: Tensor, species_N: Tensor, graph: Graph, head: int = 0, groups: kernels.SpeciesGroups | None = None
     ) -> NodeOutput:
-        """Per-atom energies as ``MACE.forward``; no descriptors.
+        """Per-atom energies as ``MACE.forward``; no descriptors."""
+        groups = kernels.SpeciesGroups.of(species_N) if groups is None else groups
+        return self.for_species(groups.present)(vectors_E3, species_N, graph, head, groups)
 
-        Raises:
-            ValueError: the radial functions cannot be tabulated as accurately as the policy asks.
-        """
+    def _evaluate(
+        self,
+        tables: Tables,
+        vectors_E3: Tensor,
+        species_N: Tensor,
+        graph: Graph,
+        head: int = 0,
+        groups: kernels.SpeciesGroups | None = None,
+    ) -> NodeOutput:
         spec, stock = self.spec, self.stock
         groups = kernels.SpeciesGroups.of(species_N) if groups is None else groups
-        tables = self.tables(groups.present)
         features_EJ, rows_E = kernels.edge_features(vectors_E3, spec.max_ell, spec.r_max, tables.num_intervals, self.precision.compute)
         if tables.first_row_SS is not None:
             rows_E = rows_E + tables.first_row_SS[groups.group_N[graph.senders_E], groups.group_N[graph.receivers_E]]
@@ -77,6 +130,7 @@ class TabulatedMACE(nn.Module):
             energy_N = stock.repulsion(torch.linalg.vector_norm(vectors_E3, dim=1), species_N, graph)
         a_NMC, density = self._first_layer(features_EJ, rows_E, graph, groups, tables)
         residual_NMC = None
+        visits = kernels.visiting_order(rows_E, graph.senders_E, graph.receiver_offsets) if spec.num_layers > 1 else None
         for layer, (product, readout) in enumerate(zip(stock.products, stock.readouts, strict=True)):
             h_NMC = product(a_NMC, residual_NMC, groups, tables.residual_SC if layer == 0 else None)
             energy_N = energy_N + readout(h_NMC[:, 0], head).to(self.precision.energy)
@@ -84,7 +138,7 @@ class TabulatedMACE(nn.Module):
                 following = cast(Interaction, stock.interactions[layer + 1])
                 sums_NKC = kernels.tabulated_convolution(
                     following.up(h_NMC), features_EJ, rows_E, tables.weights_RPQC[layer], *graph.rows,
-                    following.degrees_in, following.paths,
+                    following.degrees_in, following.paths, visits,
                 )  # fmt: skip
                 a_NMC = following.messages(following.mix(sums_NKC), density.get(layer + 1), groups)
                 residual_NMC = following.kept(h_NMC, groups)
@@ -109,49 +163,60 @@ class TabulatedMACE(nn.Module):
         return interaction.messages(a_NMC, density.get(0), groups), density
 
     @property
+    def device(self) -> torch.device:
+        return self.stock.numbers_S.device
+
+    @property
     def _density_layers(self) -> list[int]:
         return [layer for layer, interaction in enumerate(self.stock.interactions) if interaction.density]
 
-    def tables(self, present: tuple[int, ...]) -> Tables:
-        """The tables of the species ``present``; made once."""
-        if present not in self._tables:
-            with torch.no_grad():
-                self._tables[present] = self._make_tables(present)
-        return self._tables[present]
-
     def _make_tables(self, present: tuple[int, ...]) -> Tables:
-        spec, stock = self.spec, self.stock
-        device, dtype = stock.numbers_S.device, self.precision.compute
-        bonds, first_row_SS = self._kinds_of_pairs(present)
-        functions = [[partial(self._radial, layer=layer, bond=bond) for bond in bonds] for layer in range(spec.num_layers)]
-        num_intervals = self._choose_intervals([function for layer in functions for function in layer])
-        tables = [torch.cat([tabulate(function, spec.r_max, num_intervals) for function in layer]).to(dtype) for layer in functions]
-        weights = [table.unflatten(2, (-1, spec.num_channels)).transpose(1, 2).contiguous().to(device) for table in tables[1:]]
+        precision, device = self.precision, self.device
+        bonds, kind_SS = self._kinds_of_pairs(present)
+        # Without a distance transform they are the same for all.
+        radial = self._common if kind_SS is None and self._common else self._radial_tables(bonds)
+        if kind_SS is None:
+            self._common = radial
+        num_intervals, moments_RQK, weights_RPQC = radial
         first_mix, residual_SC = self._fold_first_layer(present)
         return Tables(
             num_intervals,
-            tables[0].to(device),
-            tuple(weights),
-            None if first_row_SS is None else (first_row_SS * (num_intervals + 1)).to(device),
-            tuple(mix.to(device, dtype) for mix in first_mix),
-            None if residual_SC is None else residual_SC.to(device, dtype),
+            moments_RQK,
+            weights_RPQC,
+            None if kind_SS is None else (kind_SS * (num_intervals + 1)).to(device),
+            tuple(mix.to(device, precision.compute) for mix in first_mix),
+            None if residual_SC is None else residual_SC.to(device, precision.compute),
         )
 
-    def _choose_intervals(self, functions: list[RadialFunction]) -> int:
+    def _radial_tables(self, bonds: list[Tensor | None]) -> tuple[int, Tensor, tuple[Tensor, ...]]:
+        """Number of intervals, moments and weights as in ``Tables``, block after block for each bond length."""
+        spec, precision = self.spec, self.precision
+        functions = [[partial(self._radial, layer=layer, bond=bond) for bond in bonds] for layer in range(spec.num_layers)]
+        dtypes = [precision.compute, *[precision.table] * (spec.num_layers - 1)]
+        num_intervals = max(
+            self._choose_intervals(function, dtype) for of_layer, dtype in zip(functions, dtypes, strict=True) for function in of_layer
+        )
+        moments_RQK, *weights = (
+            torch.cat([tabulate(function, spec.r_max, num_intervals, self.device) for function in of_layer]).to(dtype)
+            for of_layer, dtype in zip(functions, dtypes, strict=True)
+        )
+        by_path = tuple(table.unflatten(2, (-1, spec.num_channels)).transpose(1, 2).contiguous() for table in weights)
+        return num_intervals, moments_RQK, by_path
+
+    def _choose_intervals(self, function: RadialFunction, dtype: torch.dtype) -> int:
         assert self.precision.table_error is not None
-        found = [choose_intervals(f, self.spec.r_max, self.precision.table_error, self.precision.compute) for f in functions]
-        if None in found:
-            raise ValueError(
-                f"The radial functions of this model cannot be tabulated within {self.precision.table_error:g}, as {self.precision.name} "
-                "asks: evaluate it under fp64."
+        found = choose_intervals(function, self.spec.r_max, self.precision.table_error, dtype, self.device)
+        if found is None:
+            raise TableError(
+                f"The radial functions cannot be tabulated within {self.precision.table_error:g}, as {self.precision.name} asks"
             )
-        return max(n for n in found if n is not None)
+        return found
 
     def _kinds_of_pairs(self, present: tuple[int, ...]) -> tuple[list[Tensor | None], Tensor | None]:
         """The bond lengths that occur, and (S, S) int32 which of them a pair has; one kind without a distance transform."""
         if self.spec.distance_transform == "none":
             return [None], None
-        bond_SS = self.stock.bond_lengths().cpu()
+        bond_SS = self.stock.bond_lengths()
         kind_SS = torch.zeros(len(present), len(present), dtype=torch.int32)
         pairs = list(combinations_with_replacement(range(len(present)), 2))
         for kind, (i, j) in enumerate(pairs):
@@ -164,7 +229,7 @@ class TabulatedMACE(nn.Module):
         spec, stock = self.spec, self.stock
         envelope_R1 = polynomial_envelope(distance_R, spec.r_max, spec.num_polynomial_cutoff).unsqueeze(1)
         argument_R = distance_R if bond is None else agnesi_transform(distance_R, bond, *stock.agnesi)
-        basis_RK = bessel_basis(argument_R, stock.radial_embedding.bessel_fn.bessel_weights.cpu(), spec.r_max)
+        basis_RK = bessel_basis(argument_R, stock.radial_embedding.bessel_fn.bessel_weights, spec.r_max)
         after_R1 = torch.ones_like(envelope_R1) if spec.apply_cutoff else envelope_R1
         if spec.apply_cutoff:
             basis_RK = basis_RK * envelope_R1
@@ -175,29 +240,29 @@ class TabulatedMACE(nn.Module):
         parts = [nn.functional.silu(hidden_RK) * spec.activation_constant]
         for other in self._density_layers:
             density_fn = cast(Interaction, stock.interactions[other]).density_fn
-            parts.append(kernels.radial_mlp(basis_RK, [density_fn.layer0.weight.cpu().double()], 1.0).square().tanh())
+            parts.append(kernels.radial_mlp(basis_RK, [density_fn.layer0.weight.double()], 1.0).square().tanh())
         return torch.cat(parts, dim=1) * after_R1
 
     def _radial_layers(self, layer: int) -> list[Tensor]:
-        """Stock weights of a radial network, float64 on the CPU."""
+        """Stock weights of a radial network, float64."""
         network = self.stock.interactions[layer].conv_tp_weights
-        return [getattr(network, f"layer{i}").weight.cpu().double() for i in range(len(self.spec.radial_mlp) + 1)]
+        return [getattr(network, f"layer{i}").weight.double() for i in range(len(self.spec.radial_mlp) + 1)]
 
     def _fold_first_layer(self, present: tuple[int, ...]) -> tuple[list[Tensor], Tensor | None]:
         """``Tables.first_mix`` and ``Tables.residual_SC`` in float64."""
         interaction = cast(Interaction, self.stock.interactions[0])
         folded = interaction.fold()
-        h_SC = self.stock.embedding()[list(present)].double().cpu()
-        x_SC = h_SC @ folded.up[0].double().cpu()
+        h_SC = self.stock.embedding()[list(present)].double()
+        x_SC = h_SC @ folded.up[0].double()
         last_KPC = self._radial_layers(0)[-1].unflatten(1, (len(interaction.paths), -1)) / self.spec.radial_mlp[-1] ** 0.5
         mixes = []
         for p, (path, mix) in enumerate(zip(interaction.paths, folded.mix, strict=True)):
             # Scalars couple with degree l to degree l as one times a constant.
             factor = float(path.coupling[0, 0, 0])
             functions_SKC = factor * last_KPC[:, p] * x_SC.unsqueeze(1)
-            mix_SKC = functions_SKC @ mix.double().cpu()
+            mix_SKC = functions_SKC @ mix.double()
             mixes.append(nn.functional.pad(mix_SKC, (0, 0, 0, len(self._density_layers))).flatten(0, 1))
         residual_SC = None
         if interaction.residual:
-            residual_SC = torch.einsum("sc,scd->sd", h_SC, folded.skip[0][list(present)].double().cpu())
+            residual_SC = torch.einsum("sc,scd->sd", h_SC, folded.skip[0][list(present)].double())
         return mixes, residual_SC

@@ -45,7 +45,8 @@ def test_errors_are_relative() -> None:
 
 
 def test_bars_follow_the_rounding_of_the_reference() -> None:
-    assert error_bars({"energy": 1e-9, "forces": 3e-6}) == {"energy": 1e-7, "forces": 6e-6, "stress": 1e-6}
+    assert error_bars("fp32", {"energy": 1e-9, "forces": 3e-6}) == {"energy": 1e-7, "forces": 6e-6, "stress": 1e-6}
+    assert error_bars("tf32", {"energy": 1e-9, "forces": 3e-6})["forces"] == 3e-3
 
 
 def test_atoms_move_between_calls(exact: Potential) -> None:

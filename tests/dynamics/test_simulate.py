@@ -8,8 +8,8 @@ from dynamics.potentials import Free, Potential, argon, cluster, fcc, gas
 from mosso.data.structure import Structure
 from mosso.dynamics.integrators import NVE, Langevin, NoseHoover, StochasticCellRescaling, temperature
 from mosso.dynamics.simulate import load_state, save_state, simulate, start
-from mosso.dynamics.state import sum_systems
 from mosso.dynamics.units import ATOMIC_MASSES, BAR, FS, GRAM_PER_CM3, KB
+from mosso.kernels import sum_segments
 
 ENSEMBLES = [
     NVE(),
@@ -39,7 +39,7 @@ def test_units_are_those_of_ase():
 
 def test_start_is_maxwell_boltzmann_without_drift_and_rotation():
     state = start(Free(), [gas(4000, 500.0), cluster(20)], 300.0, seed=7)
-    assert sum_systems(state.momenta_N3, state.counts_B).abs().max() < 1e-11
+    assert sum_segments(state.momenta_N3, state.counts_B).abs().max() < 1e-11
     arm = state.batch.positions_N3[4000:] - state.batch.positions_N3[4000:].mean(0)
     assert torch.linalg.cross(arm, state.momenta_N3[4000:]).sum(0).abs().max() < 1e-11
     scaled = state.momenta_N3[:4000] / (39.948 * KB * 300.0) ** 0.5

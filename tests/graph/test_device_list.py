@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from systems import awkward, copper, copper_primitive, diamond, rocksalt_slab, water_box, water_molecule
+from systems import awkward, copper, copper_primitive, rocksalt_slab, water_box, water_molecule
 
 from mosso.data.structure import Batch, Structure
 from mosso.graph.bins import plan_bins
@@ -80,16 +80,6 @@ def test_batch_of_everything() -> None:
         batch = moved(batch, steps(batch, 0.4 * SKIN, seed))
         assert_oracle(device_list.graph(batch), batch)
     assert int(device_list.flags) == 0
-
-
-def test_rows_begin_with_the_nearest() -> None:
-    batch = Batch.of([diamond(), copper(), water_box(2)])
-    device_list = DeviceList(batch, CUTOFF, SKIN)
-    device_list.rebuild(batch)
-    graph = device_list.graph(batch)
-    x, y, z = edge_vectors(batch, graph).unbind(1)
-    keys = [(r, q, *rest) for (r, *rest), q in zip(edges(graph), (x * x + y * y + z * z).tolist(), strict=False)]
-    assert keys == sorted(keys)
 
 
 def test_same_buffers_at_every_call() -> None:
@@ -294,15 +284,13 @@ def test_captured_in_cuda_graphs(method: str) -> None:
     assert int(device_list.flags) == MOVED
 
 
-def test_sorted_graphs_do_not_remember_when_the_list_was_rebuilt() -> None:
+def test_graphs_do_not_remember_when_the_list_was_rebuilt() -> None:
     batch = Batch.of([*AWKWARD.values(), water_box(2)])
     early, late = DeviceList(batch, CUTOFF, SKIN), DeviceList(batch, CUTOFF, SKIN, edge_capacity=20000, candidate_capacity=30000)
     later = moved(batch, steps(batch, 0.4 * SKIN))
     early.rebuild(batch)
     late.rebuild(later)
     for device_list in (early, late):
-        device_list.sort()
-        device_list.sort()
         graph = device_list.graph(later)
         assert edges(graph) == edges(neighbor_list(later, CUTOFF, "brute"))
         assert_invariants(graph, later)

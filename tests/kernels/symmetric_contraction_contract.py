@@ -14,6 +14,7 @@ from torch import Tensor
 
 from mosso.kernels import reference
 from mosso.kernels.fused import symmetric_contraction as fused
+from mosso.kernels.fused.symmetric_contraction_source import kernels_of
 from mosso.math.coupling import ContractionTable, contraction_table, symmetric_coupling
 
 
@@ -124,6 +125,12 @@ def test_any_polynomial() -> None:
     """A constant, a fourth power, a row without terms and a component that nothing reads."""
     factors, rows = np.array([[3, 3, 3, 3], [1, 1, 1, 1], [0, 1, 1, 3], [1, 3, 3, 3]]), np.array([0, 0, 0, 2])
     check_contraction(make_case(ContractionTable(factors, rows, (), 3, 3, "3 3;0:;0:1.1.1.1;0:0.1.1;2:1"), 5, 2, 3))
+
+
+def test_a_table_has_its_terms_in_the_order_of_evaluation() -> None:
+    """Any order is right; in this one, a block of coefficients is used up before the next is loaded."""
+    table = table_of(2, (0, 1), 3)
+    assert [t for tree in kernels_of(table.text).polynomial.rows for t in tree.terms()] == list(range(len(table.rows)))
 
 
 def test_more_terms_than_one_group() -> None:

@@ -38,10 +38,15 @@ class Case(NamedTuple):
     edges: tuple[Tensor, ...]
     degrees_in: tuple[int, ...]
     paths: tuple[CouplingPath, ...]
+    visits: kernels.Visits | None = None
 
     def op(self, x: Tensor, features: Tensor, implementation: str = "triton") -> Tensor:
         edges = (self.rows, self.table, *self.edges)
-        return kernels.tabulated_convolution(x, features, *edges, self.degrees_in, self.paths, implementation=implementation)
+        return kernels.tabulated_convolution(x, features, *edges, self.degrees_in, self.paths, self.visits, implementation)
+
+    def visited_by_row(self) -> "Case":
+        """The same with the edges of each receiver visited in the order of their rows."""
+        return self._replace(visits=kernels.visiting_order(self.rows, self.edges[0], self.edges[2]))
 
     def run(self, implementation: str, dtype: torch.dtype) -> list[Tensor]:
         """The output and both gradients."""
@@ -106,6 +111,16 @@ def test_chunks_of_edges(edges_at_once: int, monkeypatch: pytest.MonkeyPatch) ->
     torch.testing.assert_close(grad_x, whole[1], rtol=1e-13, atol=1e-13)
 
 
+@pytest.mark.parametrize("edges_at_once", [100, 7, 3, 1])
+def test_edges_may_be_visited_in_another_order(edges_at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where a chunk ends amid the edges of an atom, so that not all that are visited belong to it."""
+    monkeypatch.setattr(fused, "SCRATCH_BYTES", edges_at_once * 4 * (4 * 2 + 4) * 2)
+    case = make_case((0, 1), 1, 3, 25, 2, padding=4).visited_by_row()
+    assert case.visits is not None
+    assert not torch.equal(case.visits.order_E[:25].cpu(), torch.arange(25, dtype=torch.int32))
+    check(case.run, (torch.float64,))
+
+
 def test_every_edge_on_one_atom_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fused, "SCRATCH_BYTES", 5 * 4 * 2 * 8)
     check(make_case((0, 1), 1, 4, 19, 2, same=True).run, (torch.float64,))
@@ -163,7 +178,8 @@ def test_only_gradients_that_are_asked_for() -> None:
 def test_opcheck() -> None:
     case = make_case((0, 1), 1, 3, 5, 2, padding=1)
     tensors, (senders, _, *others) = [t.clone().requires_grad_() for t in case[:2]], case.edges
-    constants = (case.rows, case.table, senders, *others, fused.PathTable.describe(case.degrees_in, case.paths))
+    order = torch.arange(len(senders), dtype=torch.int32, device=DEVICE)
+    constants = (case.table, senders, case.rows, order, *others, fused.PathTable.describe(case.degrees_in, case.paths))
     torch.library.opcheck(fused._forward, (*tensors, *constants))
     plain = [t.detach() for t in tensors]
     g = cotangent(fused._forward(*plain, *constants))

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 import systems
+import torch
 from kernels.contract import DEVICE
 from models import zoo
 
@@ -21,7 +22,7 @@ from mosso.models.tabulated_mace import TabulatedMACE
 STRUCTURES = [systems.dimer(1.3, (6, 8)), systems.water_box(1)]
 NAMES = ["mace-residual-first", "mace-density-agnesi-zbl"]
 FORMS = {
-    "tabulated-fp64": (replace(Precision.named("fp64"), table_error=1e-7), 2e-7),
+    "tabulated-fp64": (replace(Precision.named("fp64"), table=torch.float64, table_error=1e-7), 2e-7),
     "tabulated-fp32": (Precision.named("fp32"), 2e-6),
     "stock-fp32": (replace(Precision.named("fp32"), table_error=None), 2e-6),
 }

@@ -1,5 +1,6 @@
 """The tabulated form of MACE against the stock one."""
 
+import weakref
 from dataclasses import replace
 
 import pytest
@@ -7,15 +8,16 @@ import systems
 import torch
 from models import zoo
 
-from mosso import Precision
+from mosso import Precision, Structure
 from mosso.engine.potential import Potential
 from mosso.kernels import dispatch
-from mosso.models import evaluation_form, outputs
+from mosso.models import evaluation_form, outputs, tabulated_mace
 from mosso.models.base import species_index
 from mosso.models.outputs import Output
 from mosso.models.tabulated_mace import TabulatedMACE
+from mosso.precision import UNMEASURED
 
-TABULATED = replace(Precision.named("fp64"), table_error=1e-7)
+TABULATED = replace(Precision.named("fp64"), table=torch.float64, table_error=1e-7)
 STRUCTURES = [systems.water_box(2), systems.water_molecule(), systems.dimer(1.3, (6, 8)), systems.dimer(9.0, (1, 1))]
 
 
@@ -49,10 +51,48 @@ def test_float32_is_faithful(name: str) -> None:
     assert difference(found.energy, wanted.energy) < 1e-7
 
 
-def test_too_strict_a_policy_is_refused() -> None:
+@pytest.mark.parametrize(("name", "bound"), [("tf32", 1e-4), ("fp16", 1e-3), ("bf16", 1e-2)])
+def test_rounded_tables_cost_what_their_format_says(name: str, bound: float) -> None:
+    """On the CPU tables are all that is rounded; dense products are for the GPU to round."""
+    model = "mace-residual-first"
+    found = evaluate(Potential(zoo.checkpoint(model), precision=UNMEASURED[name], head="Default"), True)
+    error = difference(found.forces, evaluate(zoo.potential(model, "fp64"), False).forces)
+    assert 1e-7 < error < bound
+
+
+@pytest.mark.parametrize("structures", [[], [systems.dimer(9.0, (1, 1))]], ids=["no atoms", "no edges"])
+def test_nothing_to_sum(structures: list[Structure]) -> None:
+    potential = zoo.potential("mace-residual-first", "fp32")
+    batch = potential.batch(structures)
+    wanted = potential.evaluate(batch, potential.graph(batch))
+    potential.evaluator = TabulatedMACE(potential.model)
+    found = potential.evaluate(batch, potential.graph(batch))
+    torch.testing.assert_close(found.energy, wanted.energy, rtol=1e-7, atol=1e-7)
+    assert not found.forces.any()
+
+
+def test_what_tables_cannot_do_is_left_to_the_stock_form(monkeypatch: pytest.MonkeyPatch) -> None:
     potential = Potential(zoo.checkpoint("mace-plain"), precision=replace(TABULATED, table_error=1e-15), head="Default")
-    with pytest.raises(ValueError, match="cannot be tabulated within 1e-15"):
-        evaluate(potential, True)
+    form = TabulatedMACE(potential.model)
+    with pytest.warns(UserWarning, match="cannot be tabulated within 1e-15, as fp64 asks: using the radial networks themselves"):
+        assert form.for_species((0, 2)) is potential.model
+    monkeypatch.setattr(tabulated_mace, "MAX_SPECIES", 1)
+    assert form.for_species((0, 2)) is potential.model
+
+
+def test_tables_live_as_long_as_an_evaluator_needs_them() -> None:
+    form = TabulatedMACE(zoo.potential("mace-density-agnesi-zbl", "fp32").model)
+    held = form.for_species((0, 1))
+    made = weakref.ref(form.tables((0, 1)))
+    assert form.for_species((0, 1)).args[0] is made()
+    others = [(0,), (1,), (2,), (0, 2), (1, 2)]
+    for present in others:
+        form.for_species(present)
+    assert form.tables((0, 1)) is made(), "somebody holds it"
+    del held
+    for present in others:
+        form.for_species(present)
+    assert made() is None
 
 
 def test_stands_in_for_the_stock_form_where_its_kernels_run(monkeypatch: pytest.MonkeyPatch) -> None:

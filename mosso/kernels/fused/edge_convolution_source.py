@@ -188,6 +188,18 @@ class Weights:
     def restrict(self, write: _Writer) -> None:
         """Lines that leave out edges which this launch of the backward kernel is not for."""
 
+    def edge(self, base: str, u: int) -> str:
+        """Number of the edge u places after place ``base`` of the loop."""
+        return f"({base} + {u})" if u else base
+
+    def noted(self, u: int) -> dict[str, str]:
+        """What is needed of an edge after the indices of the next one have been read: names and what they stand for."""
+        return {}
+
+    def claim(self, write: _Writer, u: int) -> list[str]:
+        """Lines that tell whether this launch writes the gradients of an edge; the conditions."""
+        return []
+
     def own_row(self, u: int) -> str:
         """Where the gradients of an edge go."""
         return _row(u)
@@ -202,6 +214,7 @@ class Weights:
 class _Tabulated(Weights):
     """w_p = sum_q c_q t^q, where the coefficients are the row of a table (R, P, 4, C) that the edge names.
 
+    Edges of a receiver are visited in a given order: ``senders`` and ``rows`` come in it, ``order`` says which edge it is.
     dw_p is not stored: dt = sum over p and channels of dw_p * dw_p/dt takes the place of dY_0. One launch of the backward
     kernel is for the edges from ``first_edge`` to ``last_edge``; row 0 of what it writes belongs to the first of them.
     """
@@ -209,7 +222,7 @@ class _Tabulated(Weights):
     op = "tabulated_convolution"
     scalars = "features"
     storage = "table"
-    indices: ClassVar[dict[str, str]] = {"sender": "senders", "row": "rows"}
+    indices: ClassVar[dict[str, str]] = {"sender": "senders", "row": "rows", "visited": "order"}
     unit_harmonic = True
     cast = ".to(x.dtype.element_ty)"
     backward = ("first_edge", "last_edge")
@@ -227,14 +240,22 @@ class _Tabulated(Weights):
         c0, c1, c2, c3 = (f"c{p}_{q}_{u}" for q in range(4))
         write(f"w{p}_{u} = {c0} + t_{u} * ({c1} + t_{u} * ({c2} + t_{u} * {c3}))")
 
+    def edge(self, base: str, u: int) -> str:
+        return f"visited_{u}.to(tl.int64)"
+
+    def noted(self, u: int) -> dict[str, str]:
+        return {f"own_{u}": f"visited_{u}.to(tl.int64)"}
+
     def restrict(self, write: _Writer) -> None:
-        write("start = tl.maximum(start, first_edge)")
-        write("end = tl.minimum(end, last_edge)")
-        write("if start >= end:")
+        write("if (start >= last_edge) | (end <= first_edge):")
         write("    return")
 
+    def claim(self, write: _Writer, u: int) -> list[str]:
+        write(f"ours_{u} = (own_{u} >= first_edge) & (own_{u} < last_edge)")
+        return [f"ours_{u}"]
+
     def own_row(self, u: int) -> str:
-        return f"(edge + {u} - first_edge)" if u else "(edge - first_edge)"
+        return f"(own_{u} - first_edge)"
 
     def gradient(self, write: _Writer, table: PathTable, p: int, u: int, dw: str, live: str) -> None:
         _, c1, c2, c3 = (f"c{p}_{q}_{u}" for q in range(4))
@@ -265,10 +286,12 @@ def _loads(write: _Writer, table: PathTable, weights: Weights, step: int, base: 
     Indices are read one step before that, because addresses wait for them.
     """
     for u in range(step):
-        live, guard, row = "inside", "", f"({base} + {u})" if u else base
+        live, guard, row = "inside", "", weights.edge(base, u)
         if u or prefix:
             write(f"{prefix}live_{u} = {base} + {u} < end")
             live, guard = f"inside & {prefix}live_{u}", f", mask={prefix}live_{u}, other=0.0"
+        for name, value in weights.noted(u).items():
+            write(f"{prefix}{name} = {value}")
         write(f"at = x + sender_{u} * ({table.num_in} * CHANNELS) + channel")
         for i in range(table.num_in):
             write(f"{prefix}x{i}_{u} = tl.load(at + {i} * CHANNELS, mask={live}, other=0.0)")
@@ -297,6 +320,8 @@ def _loop(write: _Writer, table: PathTable, weights: Weights, step: int, ahead: 
     for u in range(step):
         for name in [f"x{i}" for i in range(table.num_in)] + weights.numbers(table) + weights.scalar_names(table):
             write(f"{name}_{u} = next_{name}_{u}")
+        for name in weights.noted(u):
+            write(f"{name} = next_{name}")
         write(f"live_{u} = edge + {u} < end")
     write(f"following = edge + {step}")
     _loads(write, table, weights, step, "following", "next_")
@@ -406,7 +431,8 @@ def backward_source(table: PathTable, weights: Weights, step: int, max_sums: int
 
 def _backward_edge(write: _Writer, table: PathTable, weights: Weights, hoisted: frozenset[int], u: int, warp_sum: int) -> None:
     """Gradients of one edge of a step."""
-    live = "inside" if u == 0 else f"inside & live_{u}"
+    conditions = ([f"live_{u}"] if u else []) + weights.claim(write, u)
+    live = " & ".join(["inside", *conditions])
     for i in range(table.num_in):
         write(f"dx{i} = zero")
     for j in range(table.num_edge):
@@ -419,7 +445,7 @@ def _backward_edge(write: _Writer, table: PathTable, weights: Weights, hoisted: 
         write(f"    tl.store(at + {i} * CHANNELS, dx{i}, mask={live})")
     write("if NEED_Y:")
     write.depth += 1
-    _store_sums(write, table, f"grad_{weights.scalars} + {weights.own_row(u)} * {table.num_edge}", u, warp_sum, live)
+    _store_sums(write, table, f"grad_{weights.scalars} + {weights.own_row(u)} * {table.num_edge}", warp_sum, conditions)
     write.depth -= 1
 
 
@@ -455,7 +481,7 @@ def _backward_path(write: _Writer, table: PathTable, weights: Weights, p: int, h
     write.depth -= 1
 
 
-def _store_sums(write: _Writer, table: PathTable, at: str, u: int, warp_sum: int, live: str) -> None:
+def _store_sums(write: _Writer, table: PathTable, at: str, warp_sum: int, conditions: list[str]) -> None:
     """dY of an edge, summed over the channels of the block."""
     if warp_sum:
         asm, constraints = warp_sum_asm(table.num_edge, warp_sum)
@@ -463,9 +489,9 @@ def _store_sums(write: _Writer, table: PathTable, at: str, u: int, warp_sum: int
         write(f"    {asm!r},")
         names = ", ".join(f"dy{j}" for j in range(table.num_edge))
         write(f"    {constraints!r}, [{names}], dtype=tl.float{8 * warp_sum}, is_pure=False, pack=1)")
-        write(f"tl.store({at} + component, sums, mask={live.replace('inside', 'owner')})")
+        write(f"tl.store({at} + component, sums, mask={' & '.join(['owner', *conditions])})")
     else:
-        guard = f", mask=live_{u}" if u else ""
+        guard = f", mask={' & '.join(conditions)}" if conditions else ""
         for j in range(table.num_edge):
             write(f"tl.store({at} + {j}, tl.sum(dy{j}, axis=0){guard})")
 

@@ -2,7 +2,7 @@
 """The device neighbour list in Triton: search for candidates, and the edges among them; deterministic, static shapes.
 
 Search: atoms are wrapped into the cell and sorted into bins; one program per atom visits the bins that its sphere touches,
-a first time to count and a second time to write; rows are then sorted by distance, sender and shift. Loops over bins have
+a first time to count and a second time to write; rows are then sorted by sender and shift. Loops over bins have
 bounds computed on the device, so that a cell may change without a new plan.
 Edges: one program per atom marks the candidates that are close enough, a prefix sum over atoms gives the rows, and a second
 kernel writes them together with the transpose, which is the transpose of the candidates with gaps closed.
@@ -31,6 +31,8 @@ RANK_BLOCK, RANK_OTHERS, RANK_PROGRAMS = 32, 8, 4
 
 # Constants of the kernels.
 _MOVED, _EDGES, _SPANS = tl.constexpr(MOVED), tl.constexpr(EDGES), tl.constexpr(SPANS)
+# A packed shift: what each component is multiplied by, and what stands for zero.
+_HIGH, _LOW, _ZERO = tl.constexpr(1 << 42), tl.constexpr(1 << 21), tl.constexpr(1 << 20)
 # Columns of the table of systems: reduced cell, its inverse, bins per unit of coordinate, radius in bins.
 _INVERSE, _SCALE, _RADIUS, _COLUMNS = tl.constexpr(9), tl.constexpr(18), tl.constexpr(21), tl.constexpr(24)
 
@@ -92,25 +94,18 @@ def _bin_range(coordinates, systems, counts, spans, periodic, atom, system, flag
 
 
 @triton.jit
-def _write_hits(hit, place, sender, atom, system, image_x, image_y, image_z, turns, transform, positions, cells, senders, shifts, squares):
-    """Candidates of one receiver with shifts and squared distances that refer to the given positions and cell."""
+def _write_hits(hit, place, sender, atom, system, image_x, image_y, image_z, turns, transform, senders, shifts):
+    """Candidates of one receiver with shifts that refer to the given positions and cell, packed so that they sort as numbers."""
     image_x += tl.load(turns + sender * 3, mask=hit, other=0) - tl.load(turns + atom * 3)
     image_y += tl.load(turns + sender * 3 + 1, mask=hit, other=0) - tl.load(turns + atom * 3 + 1)
     image_z += tl.load(turns + sender * 3 + 2, mask=hit, other=0) - tl.load(turns + atom * 3 + 2)
-    cell, matrix = cells + system * 9, transform + system * 9
-    square = tl.zeros_like(tl.load(positions + sender * 3, mask=hit, other=0.0))
-    first = (image_x * tl.load(matrix) + image_y * tl.load(matrix + 3) + image_z * tl.load(matrix + 6)).to(tl.int32)
-    second = (image_x * tl.load(matrix + 1) + image_y * tl.load(matrix + 4) + image_z * tl.load(matrix + 7)).to(tl.int32)
-    third = (image_x * tl.load(matrix + 2) + image_y * tl.load(matrix + 5) + image_z * tl.load(matrix + 8)).to(tl.int32)
-    for axis in tl.static_range(3):
-        move = first * tl.load(cell + axis) + second * tl.load(cell + 3 + axis) + third * tl.load(cell + 6 + axis)
-        part = tl.load(positions + atom * 3 + axis) - tl.load(positions + sender * 3 + axis, mask=hit, other=0.0) + move
-        square += part * part
+    matrix = transform + system * 9
+    first = (image_x * tl.load(matrix) + image_y * tl.load(matrix + 3) + image_z * tl.load(matrix + 6)).to(tl.int64)
+    second = (image_x * tl.load(matrix + 1) + image_y * tl.load(matrix + 4) + image_z * tl.load(matrix + 7)).to(tl.int64)
+    third = (image_x * tl.load(matrix + 2) + image_y * tl.load(matrix + 5) + image_z * tl.load(matrix + 8)).to(tl.int64)
+    packed = (first + _ZERO) * _HIGH + (second + _ZERO) * _LOW + (third + _ZERO)
     tl.store(senders + place, sender.to(tl.int32), mask=hit)
-    tl.store(shifts + place * 3, first, mask=hit)
-    tl.store(shifts + place * 3 + 1, second, mask=hit)
-    tl.store(shifts + place * 3 + 2, third, mask=hit)
-    tl.store(squares + place, square, mask=hit)
+    tl.store(shifts + place, packed, mask=hit)
 
 
 @triton.jit
@@ -127,15 +122,12 @@ def _search(
     spans,
     first_bin,
     transform,
-    positions,
-    cells,
     radii,
     offsets,
     flags,
     found,
     senders,
     shifts,
-    squares,
     FILL: tl.constexpr,
     MARGIN: tl.constexpr,
     BLOCK: tl.constexpr,
@@ -196,11 +188,8 @@ def _search(
                             images + image_z,
                             turns,
                             transform,
-                            positions,
-                            cells,
                             senders,
                             shifts,
-                            squares,
                         )
                     number += tl.sum(hit.to(tl.int32), 0)
     if not FILL:
@@ -210,7 +199,6 @@ def _search(
 @triton.jit
 def _sort_rows(
     offsets,
-    squares,
     senders,
     shifts,
     sorted_senders,
@@ -220,43 +208,28 @@ def _sort_rows(
     OTHERS: tl.constexpr,
     PROGRAMS: tl.constexpr,
 ):
-    """Rows by distance, sender and shift: the place of a candidate is the number of those that come before it."""
+    """Rows by sender and shift: the place of a candidate is the number of those that come before it."""
     atom = tl.program_id(0).to(tl.int64)
     start, end = tl.load(offsets + atom), tl.load(offsets + atom + 1)
     for first in range(start + tl.program_id(1) * BLOCK, end, PROGRAMS * BLOCK):
         mine = first + tl.arange(0, BLOCK)
         inside = mine < end
-        d = tl.load(squares + mine, mask=inside, other=0.0)
-        s = tl.load(senders + mine, mask=inside, other=0)
-        x = tl.load(shifts + mine * 3, mask=inside, other=0)
-        y = tl.load(shifts + mine * 3 + 1, mask=inside, other=0)
-        z = tl.load(shifts + mine * 3 + 2, mask=inside, other=0)
+        sender = tl.load(senders + mine, mask=inside, other=0)
+        shift = tl.load(shifts + mine, mask=inside, other=0)
         before = tl.zeros((BLOCK,), tl.int32)
-        equal = tl.zeros((BLOCK,), tl.int32)
         for second in range(start, end, OTHERS):
             other = second + tl.arange(0, OTHERS)
-            # outside the row: not a number, which comes before nothing and equals nothing
-            od = tl.load(squares + other, mask=other < end, other=float("nan"))[:, None]
-            before += tl.sum((od < d).to(tl.int32), 0)
-            equal += tl.sum((od == d).to(tl.int32), 0)
-        if tl.max(tl.where(inside, equal, 0), 0) > 1:  # as in perfect crystals, hardly ever in motion
-            for second in range(start, end, OTHERS):
-                other = second + tl.arange(0, OTHERS)
-                real = other < end
-                od = tl.load(squares + other, mask=real, other=float("nan"))[:, None]
-                os = tl.load(senders + other, mask=real, other=0)[:, None]
-                ox = tl.load(shifts + other * 3, mask=real, other=0)[:, None]
-                oy = tl.load(shifts + other * 3 + 1, mask=real, other=0)[:, None]
-                oz = tl.load(shifts + other * 3 + 2, mask=real, other=0)[:, None]
-                by_shift = (ox < x) | ((ox == x) & ((oy < y) | ((oy == y) & (oz < z))))
-                first_of_equals = (od == d) & ((os < s) | ((os == s) & by_shift))
-                before += tl.sum(first_of_equals.to(tl.int32), 0)
+            # outside the row: behind every atom
+            other_sender = tl.load(senders + other, mask=other < end, other=2147483647)[:, None]
+            other_shift = tl.load(shifts + other, mask=other < end, other=0)[:, None]
+            earlier = (other_sender < sender) | ((other_sender == sender) & (other_shift < shift))
+            before += tl.sum(earlier.to(tl.int32), 0)
         place = start + before
-        tl.store(sorted_senders + place, s, mask=inside)
-        tl.store(sorted_receivers + place, tl.zeros_like(s) + atom.to(tl.int32), mask=inside)
-        tl.store(sorted_shifts + place * 3, x, mask=inside)
-        tl.store(sorted_shifts + place * 3 + 1, y, mask=inside)
-        tl.store(sorted_shifts + place * 3 + 2, z, mask=inside)
+        tl.store(sorted_senders + place, sender, mask=inside)
+        tl.store(sorted_receivers + place, tl.zeros_like(sender) + atom.to(tl.int32), mask=inside)
+        tl.store(sorted_shifts + place * 3, (shift // _HIGH - _ZERO).to(tl.int32), mask=inside)
+        tl.store(sorted_shifts + place * 3 + 1, (shift // _LOW % _LOW - _ZERO).to(tl.int32), mask=inside)
+        tl.store(sorted_shifts + place * 3 + 2, (shift % _LOW - _ZERO).to(tl.int32), mask=inside)
 
 
 @triton.jit
@@ -395,7 +368,7 @@ def _write_edges(
 def find_candidates(
     positions_N3: Tensor, cell_B33: Tensor, system_N: Tensor, bins: Bins, radii: Tensor, candidates: Candidates, report: Report
 ) -> None:
-    """Write all pairs closer than ``radii[2]`` (A) to ``candidates``, rows by distance, sender and shift, and report.
+    """Write all pairs closer than ``radii[2]`` (A) to ``candidates``, rows by sender and shift, and report.
 
     Candidates that do not fit, or a search that missed bins, leave none. Lengths are compared in the positions as wrapped
     into the cell, and a hair (``MARGIN``) further, so that there may be a few more than a search in the given positions
@@ -413,9 +386,9 @@ def find_candidates(
     _launch(_place, (blocks,), positions_N3, system_N, *tables, bins.first_B, *out, num_atoms, BLOCK=ROW_BLOCK)
     order_N, starts = _sorted_into_bins(bin_N, bins)
     geometry = (order_N, starts, points[order_N], coordinates, turns, system_N, *tables, bins.spans_B3, bins.first_B)
-    arguments = (*geometry, bins.transform_B33, positions_N3, cell_B33, radii, candidates.offsets, report.flags)
+    arguments = (*geometry, bins.transform_B33, radii, candidates.offsets, report.flags)
     found_N = torch.empty_like(system_N)
-    unsorted = (torch.empty_like(candidates.senders_C), torch.empty_like(candidates.shifts_C3), radii.new_empty(capacity))
+    unsorted = (torch.empty_like(candidates.senders_C), system_N.new_empty(capacity))
     cut = {"MARGIN": MARGIN, "BLOCK": SEARCH_BLOCK}
     _launch(_search, (num_atoms,), *arguments, found_N, *unsorted, FILL=False, **cut)
     ends_N = found_N.cumsum(0)
@@ -425,12 +398,11 @@ def find_candidates(
     report.add(CANDIDATES, ~fits)
     report.ask(1, ends_N[-1])
     _launch(_search, (num_atoms,), *arguments, found_N, *unsorted, FILL=True, **cut)
-    senders, shifts, squares = unsorted
     candidates.senders_C.fill_(num_atoms - 1)
     candidates.receivers_C.fill_(num_atoms - 1)
     rows = (candidates.senders_C, candidates.receivers_C, candidates.shifts_C3)
     grid, sizes = (num_atoms, RANK_PROGRAMS), {"BLOCK": RANK_BLOCK, "OTHERS": RANK_OTHERS, "PROGRAMS": RANK_PROGRAMS}
-    _launch(_sort_rows, grid, candidates.offsets, squares, senders, shifts, *rows, **sizes)
+    _launch(_sort_rows, grid, candidates.offsets, *unsorted, *rows, **sizes)
     candidates.outgoing_C.copy_(torch.sort(candidates.senders_C, stable=True).indices)
 
 

@@ -92,7 +92,7 @@ def launch(kernel: Any, grid: tuple[Any, ...], tensors: tuple[Tensor, ...], size
 
 
 def launch_tiles(
-    name: str, text: str, tensors: tuple[Tensor, ...], species_N: Tensor, order_N: Tensor | None, num_species: int, blocks: Blocks | None
+    name: str, text: str, tensors: tuple[Tensor, ...], species_N: Tensor, order_N: Tensor | None, blocks: Blocks | None = None
 ) -> None:
     """``forward``, ``gradient`` or ``second`` over all atoms; ``tensors`` are contiguous, the first is (N, .., C)."""
     num_atoms, channels = tensors[0].shape[0], tensors[0].shape[2]
@@ -101,7 +101,7 @@ def launch_tiles(
     order = species_N if order_N is None else order_N.contiguous()
     constants = {"ORDERED": order_N is not None, "CHANNELS": channels, "BLOCK_N": blocks.atoms, "BLOCK_C": blocks.channels}
     grid = (triton.cdiv(num_atoms, blocks.atoms), triton.cdiv(channels, blocks.channels))
-    launch(getattr(kernels_of(text), name), grid, (*tensors, species_N, order), (num_atoms, num_species), blocks.warps, **constants)
+    launch(getattr(kernels_of(text), name), grid, (*tensors, species_N, order), (num_atoms,), blocks.warps, **constants)
 
 
 def sum_coefficients(
@@ -122,7 +122,7 @@ def sum_coefficients(
     grid = (num_chunks, triton.cdiv(channels, blocks.channels), triton.cdiv(num_terms, TERMS_PER_GROUP))
     constants = {"CHANNELS": channels, "CHUNK": blocks.atoms, "BLOCK_C": blocks.channels}
     pointers = (*tensors, partial, species_N.contiguous(), order_N)
-    launch(getattr(kernels, name), grid, pointers, (num_atoms, num_species), blocks.warps, **constants)
+    launch(getattr(kernels, name), grid, pointers, (num_atoms,), blocks.warps, **constants)
     out = tensors[0].new_empty(num_species, num_terms, channels)
     columns = num_terms * channels
     constants = {"CHUNK": blocks.atoms, "BLOCK_ROWS": 8, "BLOCK": 128}
@@ -154,7 +154,7 @@ def contraction(
     a, w = a_NMC.contiguous(), coefficients_STC.contiguous()
     out = a.new_empty(a.shape[0], len(kernels_of(polynomial).polynomial.rows), a.shape[2])
     if out.numel():
-        launch_tiles("forward", polynomial, (a, w, out), species_N, order_N, w.shape[0], None)
+        launch_tiles("forward", polynomial, (a, w, out), species_N, order_N)
     return out
 
 
@@ -164,7 +164,7 @@ def gradient(g_NMC: Tensor, a_NMC: Tensor, coefficients_STC: Tensor, species_N: 
     g, a, w = g_NMC.contiguous(), a_NMC.contiguous(), coefficients_STC.contiguous()
     d = torch.empty_like(a)
     if d.numel():
-        launch_tiles("gradient", polynomial, (g, a, w, d), species_N, order_N, w.shape[0], None)
+        launch_tiles("gradient", polynomial, (g, a, w, d), species_N, order_N)
     return d
 
 
@@ -176,7 +176,7 @@ def second(
     u, g, a, w = u_NMC.contiguous(), g_NMC.contiguous(), a_NMC.contiguous(), coefficients_STC.contiguous()
     out_rate, d = torch.empty_like(g), torch.empty_like(a)
     if d.numel():
-        launch_tiles("second", polynomial, (u, g, a, w, out_rate, d), species_N, order_N, w.shape[0], None)
+        launch_tiles("second", polynomial, (u, g, a, w, out_rate, d), species_N, order_N)
     return out_rate, d
 
 

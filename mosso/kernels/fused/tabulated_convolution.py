@@ -24,6 +24,7 @@ from mosso.kernels.fused import edge_convolution_source as generated
 from mosso.kernels.fused.edge_convolution_source import TABULATED, PathTable
 from mosso.kernels.fused.edge_sums import add_outgoing, sum_outgoing, sum_parts
 from mosso.kernels.fused.launch import Config, ceil_div, launch, register
+from mosso.kernels.reference import Visits
 from mosso.math.coupling import CouplingPath
 
 # Most that gradients per edge and channel may take at a time.
@@ -43,7 +44,7 @@ def config(direction: str, channels: int, num_features: int, itemsize: int, num_
     return Config(32, 1, 1, max_sums, warp_sum=itemsize if nvidia and num_features <= 32 else 0)
 
 
-def _fake_forward(x, features, rows, table, senders, receiver_offsets, transpose, sender_offsets, paths):
+def _fake_forward(x, features, table, senders, rows, order, receiver_offsets, transpose, sender_offsets, paths):
     return x.new_empty(x.shape[0], PathTable.parse(paths, int(features.shape[1])).num_out, x.shape[2])
 
 
@@ -51,15 +52,16 @@ def _fake_forward(x, features, rows, table, senders, receiver_offsets, transpose
 def _forward(
     x: Tensor,
     features: Tensor,
-    rows: Tensor,
     table: Tensor,
     senders: Tensor,
+    rows: Tensor,
+    order: Tensor,
     receiver_offsets: Tensor,
     transpose: Tensor,
     sender_offsets: Tensor,
     paths: str,
 ) -> Tensor:
-    """(N, K, C); the transpose is for the backward pass."""
+    """(N, K, C); ``senders``, ``rows`` and ``order`` in the order of visits. The transpose is for the backward pass."""
     known = PathTable.parse(paths, int(features.shape[1]))
     # An int, also where compilers trace with unknown sizes: kernels are made for a number of channels.
     num_nodes, channels = x.shape[0], int(x.shape[2])
@@ -76,6 +78,7 @@ def _forward(
         table.contiguous(),
         senders.contiguous(),
         rows.contiguous(),
+        order.contiguous(),
         receiver_offsets.contiguous(),
         out,
         CHANNELS=channels,
@@ -92,7 +95,7 @@ def _chunks(num_edges: int, most: int) -> list[tuple[int, int]]:
     return [(first, min(first + most, num_edges)) for first in range(0, num_edges, most)]
 
 
-def _fake_backward(g, x, features, rows, table, senders, receiver_offsets, transpose, sender_offsets, paths, needed):
+def _fake_backward(g, x, features, table, senders, rows, order, receiver_offsets, transpose, sender_offsets, paths, needed):
     return tuple(t.new_empty(t.shape if need else (0,)) for t, need in zip((x, features), needed, strict=True))
 
 
@@ -101,9 +104,10 @@ def _backward(
     g: Tensor,
     x: Tensor,
     features: Tensor,
-    rows: Tensor,
     table: Tensor,
     senders: Tensor,
+    rows: Tensor,
+    order: Tensor,
     receiver_offsets: Tensor,
     transpose: Tensor,
     sender_offsets: Tensor,
@@ -120,7 +124,7 @@ def _backward(
     per_edge = (width if need_x else 0) + (num_blocks * num_features if need_y else 0)
     chunks = _chunks(num_edges, max(1, SCRATCH_BYTES // (per_edge * x.element_size())))
     longest = chunks[0][1]
-    edges = [t.contiguous() for t in (x, features, table, senders, rows, receiver_offsets)]
+    edges = [t.contiguous() for t in (x, features, table, senders, rows, order, receiver_offsets)]
     by_sender = (transpose.contiguous(), sender_offsets.contiguous())
     grad_edges = x.new_empty((longest, width) if need_x else (0,))
     grad_parts = x.new_empty((num_blocks, longest, num_features) if need_y else (0,))
@@ -151,7 +155,7 @@ def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 def _first_derivative(ctx: Any, g: Tensor) -> tuple[Any, ...]:
     needed = ctx.needs_input_grad[:2]
     grads = _backward(g, *ctx.saved_tensors, ctx.paths, needed)
-    return *(grad if need else None for grad, need in zip(grads, needed, strict=True)), *(None,) * 7
+    return *(grad if need else None for grad, need in zip(grads, needed, strict=True)), *(None,) * 8
 
 
 def _second_derivative(ctx: Any, *cotangents: Tensor) -> tuple[Any, ...]:
@@ -176,6 +180,7 @@ def tabulated_convolution(
     sender_offsets: Tensor,
     degrees_in: tuple[int, ...],
     paths: Sequence[CouplingPath],
+    visits: Visits | None = None,
 ) -> Tensor:
     """(N, K, C), as ``reference.tabulated_convolution`` but differentiable once; bitwise the same in every run.
 
@@ -186,7 +191,8 @@ def tabulated_convolution(
         raise ValueError(
             "The triton implementation of tabulated_convolution gives no gradient of its table: detach it or ask for 'reference'."
         )
-    text = PathTable.describe(degrees_in, paths)
-    edges = (senders_E, receiver_offsets, transpose_E, sender_offsets)
-    result: Tensor = _forward(x_NMC, features_EJ, rows_E, table_RPQC, *edges, text)
+    if visits is None:
+        visits = Visits(torch.arange(rows_E.shape[0], dtype=torch.int32, device=rows_E.device), senders_E, rows_E)
+    edges = (visits.senders_E, visits.rows_E, visits.order_E, receiver_offsets, transpose_E, sender_offsets)
+    result: Tensor = _forward(x_NMC, features_EJ, table_RPQC, *edges, PathTable.describe(degrees_in, paths))
     return result
