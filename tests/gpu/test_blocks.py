@@ -34,11 +34,8 @@ ENSEMBLES = {
 OPTIONS = {"num_steps": 24, "timestep": 0.25, "temperature_init": 300.0, "seed": 4, "log_every": 3, "write_every": 5}
 
 
-def on_cuda(name: str = "mace-density-agnesi-zbl") -> Potential:
-    made = potential(name, "fp64")
-    made.device = torch.device("cuda")
-    made.model = made.model.to(made.device)
-    return made
+def on_cuda() -> Potential:
+    return potential("mace-density-agnesi-zbl", "fp64", device="cuda")
 
 
 def boxes() -> list[Structure]:
@@ -90,6 +87,13 @@ def test_captured_dynamics_are_those_of_the_cpu(name, watched) -> None:
         assert_close(one, other)
     held = boxes()[1].fixed
     assert (cuda.momenta_N3[-len(held) :][torch.as_tensor(held, device="cuda")] == 0).all()
+
+
+def test_a_loop_of_triton_ops_alone_is_that_of_the_cpu(watched) -> None:
+    with dispatch.prefer("triton"):
+        cuda = simulate(on_cuda(), boxes(), ENSEMBLES["langevin"], **OPTIONS)
+    assert isinstance(watched[0]._runner, CapturedRunner)
+    assert_close(cuda, simulate(potential("mace-density-agnesi-zbl", "fp64"), boxes(), ENSEMBLES["langevin"], **OPTIONS))
 
 
 @pytest.mark.parametrize("name", ["langevin", "npt-anisotropic"])

@@ -1,5 +1,7 @@
 """A captured evaluation gives what the eager one gives, for moved atoms, other edges, other cells, and after outgrowing its buffers."""
 
+from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
@@ -10,22 +12,26 @@ from systems import water_box
 from mosso.dynamics.integrators import Langevin
 from mosso.dynamics.simulate import simulate
 from mosso.engine.capture import CapturedPotential
-from mosso.engine.potential import Potential
+from mosso.kernels import dispatch
+from mosso.models.tabulated_mace import TabulatedMACE
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
 
 
-def on_cuda(name: str, precision: str) -> Potential:
-    made = potential(name, precision)
-    made.device = torch.device("cuda")
-    made.model = made.model.to(made.device)
-    return made
+@pytest.fixture(params=["default", "triton"])
+def ops(request: pytest.FixtureRequest) -> Iterator[None]:
+    """The default of every op, or Triton for all of them, and with them the tabulated form in fp32."""
+    with dispatch.prefer("triton") if request.param == "triton" else nullcontext():
+        yield
 
 
+@pytest.mark.usefixtures("ops")
 @pytest.mark.parametrize("precision", ["fp64", "fp32"])
 @pytest.mark.parametrize("name", ["mace-plain", "mace-density-agnesi-zbl", "mace-degree-3-three-layers"])
 def test_replays_follow_the_inputs(name: str, precision: str) -> None:
-    eager = on_cuda(name, precision)
+    eager = potential(name, precision, device="cuda")
+    tabulated = precision == "fp32" and dispatch.preferred("tabulated_convolution", eager.device) == "triton"
+    assert isinstance(eager.evaluator, TabulatedMACE) == tabulated
     captured = CapturedPotential(eager)
     batch = eager.batch([water_box(2, seed=1), water_box(1, seed=2)])
     generator = torch.Generator("cuda").manual_seed(0)
@@ -50,7 +56,7 @@ def test_replays_follow_the_inputs(name: str, precision: str) -> None:
 
 
 def test_results_are_not_overwritten_by_the_next_replay() -> None:
-    captured = CapturedPotential(on_cuda("mace-plain", "fp64"))
+    captured = CapturedPotential(potential("mace-plain", "fp64", device="cuda"))
     batch = captured.batch([water_box(1, seed=2)])
     first = captured.evaluate(batch, captured.graph(batch))
     kept = first.forces.clone()
@@ -60,7 +66,7 @@ def test_results_are_not_overwritten_by_the_next_replay() -> None:
 
 
 def test_dynamics_on_a_captured_potential() -> None:
-    eager = on_cuda("mace-plain", "fp64")
+    eager = potential("mace-plain", "fp64", device="cuda")
     states = [
         simulate(p, [water_box(2, seed=1)], Langevin(300.0), num_steps=30, timestep=0.2, temperature_init=50.0, seed=4)
         for p in (eager, CapturedPotential(eager))

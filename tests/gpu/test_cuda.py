@@ -10,17 +10,9 @@ import mosso
 from mosso.data.structure import Batch, Structure
 from mosso.dynamics.integrators import Langevin
 from mosso.dynamics.simulate import simulate
-from mosso.engine.potential import Potential
 from mosso.graph.neighbors import neighbor_list
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
-
-
-def on_cuda(name: str, precision: str = "fp64") -> Potential:
-    made = potential(name, precision)
-    made.model = made.model.to(torch.device("cuda"))
-    made.device = torch.device("cuda")
-    return made
 
 
 def mixed_batch() -> list[Structure]:
@@ -32,7 +24,7 @@ def mixed_batch() -> list[Structure]:
 @pytest.mark.parametrize("precision", ["fp64", "fp32"])
 @pytest.mark.parametrize("name", SPECS)
 def test_outputs_equal_those_of_the_cpu(name: str, precision: str) -> None:
-    cpu, cuda = potential(name, precision)(mixed_batch()), on_cuda(name, precision)(mixed_batch())
+    cpu, cuda = (potential(name, precision, device=device)(mixed_batch()) for device in ("cpu", "cuda"))
     tolerance = 1e-10 if precision == "fp64" else 1e-5
     torch.testing.assert_close(cuda.energy.cpu(), cpu.energy, rtol=tolerance, atol=0)
     scale = float(cpu.forces.abs().max())

@@ -259,7 +259,7 @@ def test_captured_in_cuda_graphs(method: str) -> None:
     """Rebuild and graph, replayed while atoms move and cells change, against fresh lists of the oracle."""
     structures = [copper(3), water_box(4), water_molecule(), AWKWARD["slab"], AWKWARD["far outside"]]
     batch = Batch.of(structures, "cuda")
-    device_list = DeviceList(batch, CUTOFF, SKIN, method=method)
+    device_list = DeviceList(batch, CUTOFF, SKIN, method=method, implementation="triton")
     device_list.rebuild(batch)  # compiles before the capture
     device_list.graph(batch)
     rebuild, select = torch.cuda.CUDAGraph(), torch.cuda.CUDAGraph()

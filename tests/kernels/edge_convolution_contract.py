@@ -1,17 +1,27 @@
 """The fused edge convolution against its reference: the contract every fused op is held to.
 
 Runs on the GPU where there is one, else under Triton's interpreter, for which TRITON_INTERPRET has to be set before
-anything imports triton: test_edge_convolution.py starts it in a process of its own.
+anything imports triton: test_contracts.py starts it in a process of its own.
 """
 
-import itertools
-import os
-from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
 import torch
+from kernels.contract import (
+    CUDA,
+    DEVICE,
+    assert_same_bits,
+    check,
+    check_compile_and_export,
+    check_only_needed_gradients,
+    cotangent,
+    derivatives,
+    random_rows,
+    spread,
+)
+from kernels.convolution_cases import CUTS, SIZES
 from torch import Tensor
 
 from mosso import kernels
@@ -19,21 +29,7 @@ from mosso.kernels import dispatch
 from mosso.kernels.fused import edge_convolution as fused
 from mosso.math.coupling import CouplingPath, convolution_paths
 
-CUDA = torch.cuda.is_available()
-DEVICE = torch.device("cuda" if CUDA else "cpu")
-os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what the reference needs in deterministic mode
-FLOOR = {torch.float32: 1e-6, torch.float64: 1e-13}  # relative to the largest number of the result
-assert fused.INTERPRETED is not CUDA, "set TRITON_INTERPRET=1 where there is no CUDA device, and only there"
-
-
-@pytest.fixture(autouse=True)
-def poisoned_memory() -> Iterator[None]:
-    """New tensors start as NaN, so that a number nobody wrote cannot pass."""
-    before = torch.are_deterministic_algorithms_enabled()
-    torch.use_deterministic_algorithms(True)
-    assert torch.empty(4, device=DEVICE).isnan().all()
-    yield
-    torch.use_deterministic_algorithms(before)
+pytestmark = pytest.mark.usefixtures("poisoned_memory")
 
 
 class Case(NamedTuple):
@@ -46,38 +42,21 @@ class Case(NamedTuple):
     degrees_in: tuple[int, ...]
     paths: tuple[CouplingPath, ...]
 
+    def op(self, x: Tensor, harmonics: Tensor, weights: Tensor, implementation: str = "triton") -> Tensor:
+        return kernels.edge_convolution(x, harmonics, weights, *self.edges, self.degrees_in, self.paths, implementation=implementation)
+
     def run(self, implementation: str, dtype: torch.dtype, order: int = 2) -> list[Tensor]:
-        """The output and its derivatives up to ``order``, in float64 for comparison."""
-        inputs = [t.to(dtype, copy=True).requires_grad_() for t in self[:3]]
-        out = kernels.edge_convolution(*inputs, *self.edges, self.degrees_in, self.paths, implementation=implementation)
-        results, new = [out], [out]
-        for depth in range(order):
-            loss = sum((t * cotangent(t, seed=i)).sum() for i, t in enumerate(new))
-            new = list(torch.autograd.grad(loss, inputs, create_graph=depth + 1 < order))
-            results += new
-            # squares, so that the next derivative depends on every argument again
-            new = [t * t for t in new]
-        return [result.detach().double() for result in results]
-
-
-def cotangent(like: Tensor, seed: int = 0) -> Tensor:
-    generator = torch.Generator().manual_seed(seed + 7)
-    return torch.randn(like.shape, generator=generator, dtype=torch.float64).to(like)
+        """The output and its derivatives up to ``order``."""
+        return derivatives(lambda *inputs: self.op(*inputs, implementation), [t.to(dtype) for t in self[:3]], order)
 
 
 def make_case(
-    degrees_in: tuple[int, ...], max_ell: int, nodes: int, edges: int, channels: int, *, padding: int = 0, same: bool = False
+    degrees_in: tuple[int, ...], max_ell: int, nodes: int, edges: int, channels: int, padding: int = 0, same: bool = False
 ) -> Case:  # fmt: skip
     """Random tensors on random edges; ``same`` puts every edge on atom 0 of many."""
     generator = torch.Generator().manual_seed(nodes + edges + channels)
-    senders, receivers = torch.randint(1 if same else max(nodes, 1), (2, edges), generator=generator)
-    receivers = receivers.sort().values
-    offsets = [
-        torch.cat([torch.zeros(1, dtype=torch.int64), torch.bincount(rows, minlength=nodes).cumsum(0)]) for rows in (receivers, senders)
-    ]
-    transpose = torch.cat([torch.argsort(senders, stable=True), torch.arange(edges, edges + padding)])
-    last = torch.full((padding,), max(nodes - 1, 0))
-    senders, receivers = torch.cat([senders, last]), torch.cat([receivers, last])
+    atoms = 1 if same else None
+    rows = random_rows(generator, nodes, edges, padding=padding, num_senders=atoms, num_receivers=atoms)
     paths = convolution_paths(degrees_in, max_ell)
 
     def rand(*shape: int) -> Tensor:
@@ -87,61 +66,31 @@ def make_case(
         rand(nodes, sum(2 * d + 1 for d in degrees_in), channels),
         rand(edges + padding, (max_ell + 1) ** 2),
         rand(edges + padding, len(paths), channels),
-        tuple(t.to(DEVICE) for t in (senders, receivers, offsets[0], transpose, offsets[1])),
+        rows,
         degrees_in,
         paths,
     )
 
 
-def check(case: Case, dtypes: tuple[torch.dtype, ...] = (torch.float32, torch.float64)) -> None:
-    """At most twice the error the reference itself makes in a dtype, or that dtype's floor."""
-    truth = case.run("reference", torch.float64)
-    for dtype in dtypes:
-        reference = case.run("reference", dtype)
-        for i, (got, plain, want) in enumerate(zip(case.run("triton", dtype), reference, truth, strict=True)):
-            assert got.shape == want.shape
-            if want.numel():
-                allowed = max(2 * float((plain - want).abs().max()), FLOOR[dtype] * float(want.abs().max()))
-                assert float((got - want).abs().max()) <= allowed, f"result {i} in {dtype}"
-
-
-SHAPES: dict[str, Callable[[], Case]] = {
-    "two degrees": lambda: make_case((0, 1), 2, 3, 7, 5),
-    "scalars, max_ell 3": lambda: make_case((0,), 3, 3, 6, 4),
-    "three degrees": lambda: make_case((0, 1, 2), 2, 2, 3, 3),
-    "degree one alone": lambda: make_case((1,), 1, 3, 5, 2),
-    "two blocks of channels, the second odd": lambda: make_case((0, 1), 1, 2, 4, 33),
-    "more than one block in the forward pass": lambda: make_case((0,), 1, 2, 3, 131),
-    "no edges": lambda: make_case((0, 1), 1, 3, 0, 2),
-    "no atoms": lambda: make_case((0, 1), 1, 0, 0, 2),
-    "one atom, its own neighbour": lambda: make_case((0, 1), 1, 1, 4, 1),
-    "every edge on one atom": lambda: make_case((0, 1), 1, 4, 19, 2, same=True),
-    "padding": lambda: make_case((0, 1), 1, 3, 5, 3, padding=4),
-    "padding only": lambda: make_case((0, 1), 1, 2, 0, 3, padding=3),
-}
-
-
-@pytest.mark.parametrize("name", SHAPES)
+@pytest.mark.parametrize("name", SIZES)
 def test_equals_the_reference_to_second_order(name: str) -> None:
-    check(SHAPES[name]())
+    check(make_case(*SIZES[name]).run)
 
 
-@pytest.mark.parametrize(("step", "max_sums", "ahead"), [(2, 128, False), (1, 0, False), (2, 30, True), (3, 0, False), (1, 128, True)])
+@pytest.mark.parametrize(("step", "max_sums", "ahead"), CUTS)
 def test_every_way_to_cut_the_kernel(step: int, max_sums: int, ahead: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fused, "config", lambda direction, *_: fused.Config(32, 1, step, max_sums, ahead))
-    check(make_case((0, 1), 2, 2, 5, 3, padding=1), (torch.float64,))
+    check(make_case((0, 1), 2, 2, 5, 3, padding=1).run, (torch.float64,))
 
 
 def test_third_derivatives() -> None:
     case = make_case((0, 1), 1, 2, 3, 2)
-    for got, want in zip(case.run("triton", torch.float64, 3), case.run("reference", torch.float64, 3), strict=True):
-        torch.testing.assert_close(got, want, rtol=1e-11, atol=1e-11 * float(want.abs().max()))
+    check(lambda *how: case.run(*how, order=3), (torch.float64,), {torch.float64: 1e-11})
 
 
 def test_every_run_gives_the_same_bits() -> None:
     case = make_case((0, 1), 1, 3, 12, 3)
-    for first, second in zip(case.run("triton", torch.float32), case.run("triton", torch.float32), strict=True):
-        assert torch.equal(first, second)
+    assert_same_bits(case.run("triton", torch.float32), case.run("triton", torch.float32))
 
 
 def test_padding_gets_zero_gradients() -> None:
@@ -152,23 +101,14 @@ def test_padding_gets_zero_gradients() -> None:
 
 
 def test_non_contiguous_inputs() -> None:
-    case = make_case((0, 1), 1, 3, 6, 4)
-    strided = [t.transpose(0, t.ndim - 1).contiguous().transpose(0, t.ndim - 1) for t in case[:3]]
-    edges = tuple(torch.stack([t, t], dim=1)[:, 0] for t in case.edges)
-    assert not any(t.is_contiguous() for t in (*strided, *edges))
-    check(Case(*strided, edges, case.degrees_in, case.paths), (torch.float64,))
+    case = spread(make_case((0, 1), 1, 3, 6, 4))
+    assert not any(t.is_contiguous() for t in (*case[:3], *case.edges))
+    check(case.run, (torch.float64,))
 
 
 def test_only_gradients_that_are_asked_for() -> None:
     case = make_case((0, 1), 1, 2, 4, 2)
-    whole = case.run("triton", torch.float64, order=1)[1:]
-    for needed in itertools.product([True, False], repeat=3):
-        inputs = [t.clone().requires_grad_(need) for t, need in zip(case[:3], needed, strict=True)]
-        if any(needed):
-            out = kernels.edge_convolution(*inputs, *case.edges, case.degrees_in, case.paths, implementation="triton")
-            out.backward(cotangent(out))
-        for t, want, need in zip(inputs, whole, needed, strict=True):
-            assert torch.equal(t.grad, want) if need else t.grad is None
+    check_only_needed_gradients(case.op, case[:3])
 
 
 def test_opcheck() -> None:
@@ -197,18 +137,7 @@ class Op(torch.nn.Module):
 @pytest.mark.filterwarnings("ignore")
 def test_compile_and_export(dynamic: bool) -> None:
     case = make_case((0, 1), 1, 3, 6, 2)
-    op, inputs = Op(case), [t.clone().requires_grad_() for t in case[:3]]
-    want = op(*inputs, case.edges)
-    compiled = torch.compile(op, backend="inductor" if CUDA else "aot_eager", fullgraph=True, dynamic=dynamic)
-    got = compiled(*inputs, case.edges)
-    torch.testing.assert_close(got, want)
-    for ours, theirs in zip(
-        torch.autograd.grad((got**2).sum(), inputs), torch.autograd.grad((want**2).sum(), inputs), strict=True
-    ):  # fmt: skip
-        torch.testing.assert_close(ours, theirs)
-    plain = [t.detach() for t in inputs]
-    exported = torch.export.export(op, (*plain, case.edges))
-    torch.testing.assert_close(exported.module()(*plain, case.edges), want)
+    check_compile_and_export(Op(case), case[:3], (case.edges,), dynamic)
 
 
 def test_asking_for_what_cannot_run(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,39 +1,25 @@
 """The fused edge features against their reference.
 
 Runs on the GPU where there is one, else under Triton's interpreter, for which TRITON_INTERPRET has to be set before
-anything imports triton: test_edge_features.py starts it in a process of its own.
+anything imports triton: test_contracts.py starts it in a process of its own.
 """
 
 import math
-import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import NamedTuple
 
 import pytest
 import torch
+from kernels.contract import DEVICE, check, check_compile_and_export, cotangent, spread
 from torch import Tensor
 
 from mosso import kernels
-from mosso.kernels.fused import INTERPRETED
 from mosso.kernels.fused import edge_features as fused
 
-CUDA = torch.cuda.is_available()
-DEVICE = torch.device("cuda" if CUDA else "cpu")
-os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what the reference needs in deterministic mode
 R_MAX, INTERVALS = 2.5, 40
-# Of the position in the table in intervals, and of harmonics and gradients relative to the largest.
+# Relative to the largest position in the table, harmonic or gradient.
 FLOOR = {torch.float32: 1e-7, torch.float64: 1e-14}
-assert INTERPRETED is not CUDA, "set TRITON_INTERPRET=1 where there is no CUDA device, and only there"
-
-
-@pytest.fixture(autouse=True)
-def poisoned_memory() -> Iterator[None]:
-    """New tensors start as NaN, so that a number nobody wrote cannot pass."""
-    before = torch.are_deterministic_algorithms_enabled()
-    torch.use_deterministic_algorithms(True)
-    assert torch.empty(4, device=DEVICE).isnan().all()
-    yield
-    torch.use_deterministic_algorithms(before)
+pytestmark = pytest.mark.usefixtures("poisoned_memory")
 
 
 class Result(NamedTuple):
@@ -44,12 +30,11 @@ class Result(NamedTuple):
 
 def run(vectors: Tensor, max_ell: int, implementation: str, dtype: torch.dtype) -> Result:
     """Everything in float64; the gradient is that of random multiples of all features."""
-    vectors = vectors.clone().requires_grad_()
+    vectors = vectors.detach().requires_grad_()
     features, rows = kernels.edge_features(vectors, max_ell, R_MAX, INTERVALS, dtype, implementation=implementation)
     assert features.dtype == dtype and rows.dtype == torch.int32
     assert features.shape == (len(vectors), (max_ell + 1) ** 2) and rows.shape == (len(vectors),)
-    cotangent = torch.randn(features.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64).to(features)
-    (gradient,) = torch.autograd.grad((features * cotangent).sum(), vectors)
+    (gradient,) = torch.autograd.grad((features * cotangent(features)).sum(), vectors)
     features = features.detach().double()
     return Result(rows + features[:, 0], features[:, 1:], gradient)
 
@@ -59,27 +44,20 @@ def vectors_of(edges: int) -> Tensor:
     return torch.randn(edges, 3, generator=torch.Generator().manual_seed(edges), dtype=torch.float64).to(DEVICE) * 1.5
 
 
-def check(vectors: Tensor, max_ell: int, dtypes: tuple[torch.dtype, ...] = (torch.float32, torch.float64)) -> None:
-    """At most twice the error the reference itself makes in a dtype, or that dtype's floor."""
-    truth = run(vectors, max_ell, "reference", torch.float64)
-    for dtype in dtypes:
-        got, plain = (run(vectors, max_ell, implementation, dtype) for implementation in ("triton", "reference"))
-        for name, ours, theirs, want in zip(Result._fields, got, plain, truth, strict=True):
-            if want.numel():
-                allowed = max(2 * float((theirs - want).abs().max()), FLOOR[dtype] * max(float(want.abs().max()), 1.0))
-                assert float((ours - want).abs().max()) <= allowed, f"{name} in {dtype}"
+def check_features(vectors: Tensor, max_ell: int) -> None:
+    check(lambda *how: run(vectors, max_ell, *how), floor=FLOOR)
 
 
 @pytest.mark.parametrize("max_ell", [0, 1, 2, 3, 4, 5])
 def test_equals_the_reference(max_ell: int) -> None:
-    check(vectors_of(130), max_ell)
+    check_features(vectors_of(130), max_ell)
 
 
 SHAPES: dict[str, Callable[[], Tensor]] = {
     "no edges": lambda: vectors_of(0),
     "one edge": lambda: vectors_of(1),
     "along the axes": lambda: torch.cat([torch.eye(3), -torch.eye(3)]).double().to(DEVICE),
-    "non-contiguous": lambda: vectors_of(70).T.contiguous().T,
+    "non-contiguous": lambda: spread(vectors_of(70)),
     "single precision": lambda: vectors_of(70).float(),
 }
 
@@ -88,7 +66,7 @@ SHAPES: dict[str, Callable[[], Tensor]] = {
 def test_shapes_that_hurt(name: str) -> None:
     vectors = SHAPES[name]()
     if vectors.dtype == torch.float64:
-        check(vectors, 3)
+        check_features(vectors, 3)
     else:  # arithmetic is in float64 all the same
         got, want = (run(vectors.to(dtype), 3, "triton", torch.float64) for dtype in (torch.float32, torch.float64))
         assert torch.equal(got.harmonics, want.harmonics) and torch.equal(got.place, want.place)
@@ -139,12 +117,4 @@ class Op(torch.nn.Module):
 @pytest.mark.parametrize("dynamic", [False, True])
 @pytest.mark.filterwarnings("ignore")
 def test_compile_and_export(dynamic: bool) -> None:
-    op, vectors = Op(), vectors_of(20).requires_grad_()
-    want = op(vectors)
-    compiled = torch.compile(op, backend="inductor" if CUDA else "aot_eager", fullgraph=True, dynamic=dynamic)
-    got = compiled(vectors)
-    torch.testing.assert_close(got, want)
-    (ours,), (theirs,) = (torch.autograd.grad(out[0].square().sum(), vectors) for out in (got, want))
-    torch.testing.assert_close(ours, theirs)
-    exported = torch.export.export(op, (vectors.detach(),))
-    torch.testing.assert_close(exported.module()(vectors.detach()), want)
+    check_compile_and_export(Op(), [vectors_of(20)], dynamic=dynamic)

@@ -2,11 +2,12 @@
 
 import pytest
 import torch
+from kernels.contract import DEVICE, spread
 
 from mosso import kernels
 from mosso.kernels import reference
 
-DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+pytestmark = pytest.mark.usefixtures("poisoned_memory")
 
 
 def inputs(num_atoms: int, num_edges: int, num_real: int) -> tuple[torch.Tensor, ...]:
@@ -28,8 +29,7 @@ def test_equal_to_the_reference_bit_for_bit(num_atoms: int, num_edges: int, num_
     assert torch.equal(got, reference.edge_vectors(*arguments, 4.5))
 
 
-def test_non_contiguous_positions() -> None:
-    positions, *others = inputs(6, 100, 100)
-    strided = torch.stack([positions, positions], dim=-1)[..., 0]
-    got = kernels.edge_vectors(strided, *others, 4.5, implementation="triton")
-    assert torch.equal(got, reference.edge_vectors(positions, *others, 4.5))
+def test_non_contiguous_inputs() -> None:
+    arguments = inputs(6, 100, 100)
+    got = kernels.edge_vectors(*spread(arguments), 4.5, implementation="triton")
+    assert torch.equal(got, reference.edge_vectors(*arguments, 4.5))

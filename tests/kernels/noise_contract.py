@@ -1,15 +1,16 @@
 """The contract of the normal random numbers in Triton: on a CUDA device, or under Triton's interpreter on the CPU.
 
-Collected by test_noise.py, which imports it or runs it in a process of its own. The words of the generator have to be right to the
+Started by test_contracts.py in a process of its own. The words of the generator have to be right to the
 bit for a number to come near the reference at all, so a tight tolerance is proof.
 """
 
 import pytest
 import torch
+from kernels.contract import DEVICE
 
-from mosso.kernels import fused, gaussian, reference_noise
+from mosso.kernels import gaussian, reference_noise
 
-DEVICE = "cpu" if fused.INTERPRETED else "cuda"
+pytestmark = pytest.mark.usefixtures("poisoned_memory")
 
 
 @pytest.mark.parametrize("num_rows", [0, 1, 127, 128, 300])

@@ -1,43 +1,37 @@
 """The linear layers over paths, with and without species, against their reference: the contract every fused op is held to.
 
 Runs on the GPU where there is one, else under Triton's interpreter, for which TRITON_INTERPRET has to be set before
-anything imports triton: test_path_linear.py starts it in a process of its own.
+anything imports triton: test_contracts.py starts it in a process of its own.
 """
 
-import itertools
-import os
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 
 import pytest
 import torch
+from kernels.contract import (
+    BOTH,
+    CUDA,
+    DEVICE,
+    assert_same_bits,
+    check,
+    check_compile_and_export,
+    check_only_needed_gradients,
+    derivatives,
+    largest,
+    spread,
+)
 from torch import Tensor
-from torch.utils._pytree import tree_map
 
 from mosso import kernels
 from mosso.kernels import dispatch
 from mosso.kernels.fused import path_linear as fused
 from mosso.math.irreps import num_components
 
-CUDA = torch.cuda.is_available()
-DEVICE = torch.device("cuda" if CUDA else "cpu")
-os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what the reference needs in deterministic mode
-FLOOR = {torch.float32: 1e-6, torch.float64: 1e-13}  # relative to the largest number of the result
 # What a mode that rounds its operands may be off by, likewise; the interpreter computes tf32 and tf32x3 in float32.
 ROUNDED = {"tf32": 2e-3, "fp16": 2e-3, "bf16": 1e-2}
-assert fused.INTERPRETED is not CUDA, "set TRITON_INTERPRET=1 where there is no CUDA device, and only there"
-
 MIXING = ((0, 1, 2, 3), ((0, 1), (2, 5, 8), (11, 16, 21), (26, 33)))  # 10 paths of degrees (0, 1) and max_ell 3: 40 rows to 16
-
-
-@pytest.fixture(autouse=True)
-def poisoned_memory() -> Iterator[None]:
-    """New tensors start as NaN, so that a number nobody wrote cannot pass."""
-    before = torch.are_deterministic_algorithms_enabled()
-    torch.use_deterministic_algorithms(True)
-    assert torch.empty(4, device=DEVICE).isnan().all()
-    yield
-    torch.use_deterministic_algorithms(before)
+pytestmark = pytest.mark.usefixtures("poisoned_memory")
 
 
 class Case(NamedTuple):
@@ -56,30 +50,16 @@ class Case(NamedTuple):
         """What has a gradient: x, weights, bias where there is one."""
         return [self.x, *self.weights, *([] if self.bias is None else [self.bias])]
 
-    def op(self, inputs: Sequence[Tensor], implementation: str = "triton", matmul: str = "ieee") -> Tensor:
+    def op(self, *inputs: Tensor, implementation: str = "triton", matmul: str = "ieee") -> Tensor:
         x, weights, (bias, *_) = inputs[0], inputs[1 : 1 + len(self.degrees)], (*inputs[1 + len(self.degrees) :], None)
         if self.groups is None:
             return kernels.path_linear(x, weights, self.degrees, self.starts, matmul, bias, self.species, implementation)
         return kernels.species_path_linear(x, weights, self.degrees, self.starts, self.groups, matmul, bias, implementation)
 
     def run(self, implementation: str, dtype: torch.dtype, matmul: str = "ieee", order: int = 2) -> list[Tensor]:
-        """The output and its derivatives up to ``order``, in float64 for comparison."""
-        inputs = [t.to(dtype, copy=True).requires_grad_() for t in self.inputs]
-        out = self.op(inputs, implementation, matmul)
-        results, new = [out], [out]
-        for depth in range(order):
-            loss = sum((t * cotangent(t, seed=i)).sum() for i, t in enumerate(new))
-            # The gradient of the bias is a sum of cotangents: its own gradients are zero.
-            new = list(torch.autograd.grad(loss, inputs, create_graph=depth + 1 < order, materialize_grads=True))
-            results += new
-            # squares, so that the next derivative depends on every argument again
-            new = [t * t for t in new]
-        return [result.detach().double() for result in results]
-
-
-def cotangent(like: Tensor, seed: int = 0) -> Tensor:
-    generator = torch.Generator().manual_seed(seed + 7)
-    return torch.randn(like.shape, generator=generator, dtype=torch.float64).to(like)
+        """The output and its derivatives up to ``order``; the reference is never rounded."""
+        how = {"implementation": implementation, "matmul": "ieee" if implementation == "reference" else matmul}
+        return derivatives(lambda *inputs: self.op(*inputs, **how), [t.to(dtype) for t in self.inputs], order)
 
 
 def make_case(
@@ -115,16 +95,8 @@ def make_case(
     return Case(rand(atoms, rows or read, channels_in), weights, degrees, starts, groups, *by_species)
 
 
-def check(case: Case, dtypes: tuple[torch.dtype, ...] = (torch.float32, torch.float64), matmul: str = "ieee", order: int = 2) -> None:
-    """At most twice the error the reference itself makes in a dtype, or that dtype's floor."""
-    truth = case.run("reference", torch.float64, order=order)
-    for dtype in dtypes:
-        reference = case.run("reference", dtype, order=order)
-        for i, (got, plain, want) in enumerate(zip(case.run("triton", dtype, matmul, order), reference, truth, strict=True)):
-            assert got.shape == want.shape
-            if want.numel():
-                allowed = max(2 * float((plain - want).abs().max()), FLOOR[dtype] * float(want.abs().max()))
-                assert float((got - want).abs().max()) <= allowed, f"result {i} in {dtype}"
+def check_products(case: Case, dtypes: tuple[torch.dtype, ...] = BOTH, matmul: str = "ieee", order: int = 2) -> None:
+    check(lambda *how: case.run(*how, matmul, order), dtypes)
 
 
 SHAPES: dict[str, Callable[[], Case]] = {
@@ -155,19 +127,19 @@ SHAPES: dict[str, Callable[[], Case]] = {
 
 @pytest.mark.parametrize("name", SHAPES)
 def test_equals_the_reference_to_second_order(name: str) -> None:
-    check(SHAPES[name]())
+    check(SHAPES[name]().run)
 
 
 @pytest.mark.parametrize("num_species", [0, 2])
 @pytest.mark.parametrize("cut", [(16, 16, 16, 2, 1), (64, 32, 16, 4, 2), (128, 64, 32, 4, 3)])
 def test_every_way_to_cut_the_kernel(cut: tuple[int, ...], num_species: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fused, "config", lambda *_: fused.Config(*cut))
-    check(make_case((0, 1), ((0, 1), (2, 5)), (40, 20, 35), num_species=num_species), (torch.float32,))
+    check(make_case((0, 1), ((0, 1), (2, 5)), (24, 20, 20), num_species=num_species).run, (torch.float32,))
 
 
 @pytest.mark.parametrize("num_species", [0, 3])
 def test_split_products_are_as_good_as_float32(num_species: int) -> None:
-    check(make_case((0, 1), ((0, 1), (2, 5)), (33, 64, 48), num_species=num_species), (torch.float32,), "tf32x3")
+    check_products(make_case((0, 1), ((0, 1), (2, 5)), (33, 64, 48), num_species=num_species), (torch.float32,), "tf32x3")
 
 
 @pytest.mark.parametrize("num_species", [0, 3])
@@ -178,28 +150,25 @@ def test_rounded_products(matmul: str, num_species: int) -> None:
     case = make_case((0, 1), ((0, 1), (2, 5)), (33, 64, 48), num_species=num_species)
     truth = case.run("reference", torch.float64, order=1)
     for got, want in zip(case.run("triton", torch.float32, matmul, order=1), truth, strict=True):
-        error = float((got - want).abs().max() / want.abs().max())
-        assert error <= ROUNDED[matmul]
-    assert matmul == "tf32" or float((case.run("triton", torch.float32, matmul, order=0)[0] - truth[0]).abs().max()) > 1e-5
+        assert largest(got - want) <= ROUNDED[matmul] * largest(want)
+    assert matmul == "tf32" or largest(case.run("triton", torch.float32, matmul, order=0)[0] - truth[0]) > 1e-5
 
 
 @pytest.mark.parametrize("matmul", fused.MATMULS)
 def test_float64_is_never_rounded(matmul: str) -> None:
-    check(make_case((0, 1), ((0,), (1, 4)), (5, 16, 16)), (torch.float64,), matmul)
+    check_products(make_case((0, 1), ((0,), (1, 4)), (5, 16, 16)), (torch.float64,), matmul)
 
 
-def test_third_derivatives() -> None:
-    for num_species in (0, 2):
-        case = make_case((0, 1), ((0, 1), (2,)), (3, 2, 3), num_species=num_species)
-        for got, want in zip(case.run("triton", torch.float64, order=3), case.run("reference", torch.float64, order=3), strict=True):
-            torch.testing.assert_close(got, want, rtol=1e-11, atol=1e-11 * float(want.abs().max()))
+@pytest.mark.parametrize("num_species", [0, 2])
+def test_third_derivatives(num_species: int) -> None:
+    case = make_case((0, 1), ((0, 1), (2,)), (3, 2, 3), num_species=num_species)
+    check(lambda *how: case.run(*how, order=3), (torch.float64,), {torch.float64: 1e-11})
 
 
 @pytest.mark.parametrize("num_species", [0, 2])
 def test_every_run_gives_the_same_bits(num_species: int) -> None:
     case = make_case(*MIXING, (7, 9, 5), num_species=num_species)
-    for first, second in zip(case.run("triton", torch.float32), case.run("triton", torch.float32), strict=True):
-        assert torch.equal(first, second)
+    assert_same_bits(*(case.run("triton", torch.float32, order=1) for _ in range(2)))
 
 
 def test_rows_that_nobody_reads_may_hold_anything() -> None:
@@ -213,31 +182,19 @@ def test_rows_that_nobody_reads_may_hold_anything() -> None:
 @pytest.mark.parametrize("num_species", [0, 3])
 def test_non_contiguous_inputs(num_species: int) -> None:
     case = make_case((0, 1), ((0,), (1,)), (6, 4, 3), num_species=num_species, bias=True)
-    strided = Case(*(spread(t) for t in (case.x, case.weights)), case.degrees, case.starts, *(spread(t) for t in case[4:]))
+    strided = Case(*spread(tuple(case)))
     assert not any(t.is_contiguous() for t in (*strided.inputs, strided.species))
-    check(strided, (torch.float64,))
-    out = case.op([case.x.requires_grad_(), *case.inputs[1:]])
+    check(strided.run, (torch.float64,))
+    out = case.op(case.x.requires_grad_(), *case.inputs[1:])
     (got,) = torch.autograd.grad(out, case.x, torch.ones((), dtype=torch.float64, device=DEVICE).expand_as(out))
-    (want,) = torch.autograd.grad(case.op(case.inputs, "reference").sum(), case.x)
+    (want,) = torch.autograd.grad(case.op(*case.inputs, implementation="reference").sum(), case.x)
     torch.testing.assert_close(got, want)
-
-
-def spread(tree: Any) -> Any:
-    """The same numbers with a gap between any two."""
-    return tree_map(lambda t: torch.stack([t, t], dim=-1)[..., 0] if isinstance(t, Tensor) else t, tree)
 
 
 @pytest.mark.parametrize("num_species", [0, 2])
 def test_only_gradients_that_are_asked_for(num_species: int) -> None:
     case = make_case((0, 1), ((0,), (1, 4)), (4, 3, 5), num_species=num_species, bias=True)
-    whole = case.run("triton", torch.float64, order=1)[1:]
-    for needed in itertools.product([True, False], repeat=4):
-        inputs = [t.clone().requires_grad_(need) for t, need in zip(case.inputs, needed, strict=True)]
-        if any(needed):
-            out = case.op(inputs)
-            out.backward(cotangent(out))
-        for t, want, need in zip(inputs, whole, needed, strict=True):
-            assert torch.equal(t.grad, want) if need else t.grad is None
+    check_only_needed_gradients(case.op, case.inputs)
 
 
 @pytest.mark.parametrize("num_species", [0, 2])
@@ -271,36 +228,25 @@ class Op(torch.nn.Module):
 @pytest.mark.filterwarnings("ignore")
 def test_compile_and_export(num_species: int, dynamic: bool) -> None:
     case = make_case((0, 1), ((0,), (1, 4)), (5, 4, 6), num_species=num_species, bias=True)
-    inputs = [t.requires_grad_() for t in case.inputs]
-
-    op = Op(case)
-    want = op(*inputs)
-    got = torch.compile(op, backend="inductor" if CUDA else "aot_eager", fullgraph=True, dynamic=dynamic)(*inputs)
-    torch.testing.assert_close(got, want)
-    for ours, theirs in zip(
-        torch.autograd.grad((got**2).sum(), inputs), torch.autograd.grad((want**2).sum(), inputs), strict=True
-    ):  # fmt: skip
-        torch.testing.assert_close(ours, theirs)
-    plain = tuple(t.detach() for t in inputs)
-    torch.testing.assert_close(torch.export.export(op, plain).module()(*plain), want)
+    check_compile_and_export(Op(case), case.inputs, dynamic=dynamic)
 
 
 def test_asking_for_what_cannot_run(monkeypatch: pytest.MonkeyPatch) -> None:
     case = make_case((0, 1), ((0,), (1,)), (3, 4, 5))
     with pytest.raises(ValueError, match="Unknown implementation 'cuda' of path_linear"):
-        case.op(case.inputs, "cuda")
+        case.op(*case.inputs, implementation="cuda")
     with pytest.raises(ValueError, match="float64 on .* and torch.float32 on"):
-        case.op([case.x, *(weight.float() for weight in case.weights)])
+        case.op(case.x, *(weight.float() for weight in case.weights))
     for implementation in ("reference", "triton"):
         with pytest.raises(AssertionError, match="'fp8' is none of"):
-            case.op(case.inputs, implementation, "fp8")
+            case.op(*case.inputs, implementation=implementation, matmul="fp8")
     with pytest.raises(AssertionError, match="share rows"):
-        case._replace(starts=((1,), (1,))).op(case.inputs)
+        case._replace(starts=((1,), (1,))).op(*case.inputs)
     with pytest.raises(AssertionError, match="behind the last row"):
-        case._replace(starts=((0,), (2,))).op(case.inputs)
+        case._replace(starts=((0,), (2,))).op(*case.inputs)
     if not CUDA:
         monkeypatch.setattr("mosso.kernels.fused.INTERPRETED", False)
         with pytest.raises(ValueError, match="runs on CUDA devices, and its inputs are on cpu"):
-            case.op(case.inputs)
-    automatic = case.op(case.inputs, "auto")
-    assert torch.equal(automatic, case.op(case.inputs, dispatch.ON_CUDA["path_linear"] if CUDA else "reference"))
+            case.op(*case.inputs)
+    chosen = dispatch.ON_CUDA["path_linear"] if CUDA else "reference"
+    assert torch.equal(case.op(*case.inputs, implementation="auto"), case.op(*case.inputs, implementation=chosen))

@@ -1,36 +1,21 @@
 """The fused radial moments against their reference.
 
 Runs on the GPU where there is one, else under Triton's interpreter, for which TRITON_INTERPRET has to be set before
-anything imports triton: test_radial_moments.py starts it in a process of its own.
+anything imports triton: test_contracts.py starts it in a process of its own.
 """
 
-import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import NamedTuple
 
 import pytest
 import torch
+from kernels.contract import BOTH, DEVICE, assert_same_bits, check, check_compile_and_export, cotangent, derivatives, random_rows, spread
 from torch import Tensor
 
 from mosso import kernels
-from mosso.kernels.fused import INTERPRETED
 from mosso.kernels.fused import radial_moments as fused
 
-CUDA = torch.cuda.is_available()
-DEVICE = torch.device("cuda" if CUDA else "cpu")
-os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what the reference needs in deterministic mode
-FLOOR = {torch.float32: 1e-6, torch.float64: 1e-13}  # relative to the largest number of the result
-assert INTERPRETED is not CUDA, "set TRITON_INTERPRET=1 where there is no CUDA device, and only there"
-
-
-@pytest.fixture(autouse=True)
-def poisoned_memory() -> Iterator[None]:
-    """New tensors start as NaN, so that a number nobody wrote cannot pass."""
-    before = torch.are_deterministic_algorithms_enabled()
-    torch.use_deterministic_algorithms(True)
-    assert torch.empty(4, device=DEVICE).isnan().all()
-    yield
-    torch.use_deterministic_algorithms(before)
+pytestmark = pytest.mark.usefixtures("poisoned_memory")
 
 
 class Case(NamedTuple):
@@ -45,26 +30,23 @@ class Case(NamedTuple):
     receivers: Tensor
     receiver_offsets: Tensor
 
+    def op(self, features: Tensor, implementation: str = "triton") -> Tensor:
+        return kernels.radial_moments(features, self.rows, self.table.to(features), *self[3:], implementation=implementation)
+
     def run(self, implementation: str, dtype: torch.dtype) -> list[Tensor]:
-        """The moments and the gradient of the features, in float64 for comparison."""
-        features = self.features.to(dtype, copy=True).requires_grad_()
-        out = kernels.radial_moments(features, self.rows, self.table.to(dtype), *self[3:], implementation=implementation)
-        (grad,) = torch.autograd.grad((out * cotangent(out)).sum(), features)
-        return [out.detach().double(), grad.double()]
-
-
-def cotangent(like: Tensor) -> Tensor:
-    return torch.randn(like.shape, generator=torch.Generator().manual_seed(7), dtype=torch.float64).to(like)
+        """The moments and the gradient of the features."""
+        features = self.features.to(dtype)
+        if implementation == "reference":
+            features = features.nan_to_num()  # it multiplies what padding holds by zero
+        return derivatives(lambda features: self.op(features, implementation), [features], order=1)
 
 
 def make_case(
     nodes: int, edges: int, num_species: int = 1, num_radial: int = 5, num_features: int = 16, *, padding: int = 0, same: bool = False
 ) -> Case:  # fmt: skip
-    """Random tensors on random edges; ``same`` puts every edge on atom 0 of many. What padding edges hold is NaN."""
+    """Random tensors on random edges; ``same`` puts every edge into atom 0 of many. What padding edges hold is NaN."""
     generator = torch.Generator().manual_seed(nodes + edges + num_radial)
-    senders, receivers = torch.randint(max(nodes, 1), (2, edges + padding), generator=generator)
-    receivers = (receivers * (not same)).sort().values
-    counts = torch.bincount(receivers[:edges], minlength=nodes)
+    neighbors = random_rows(generator, nodes, edges, padding=padding, num_receivers=1 if same else None)
     intervals = 11
     features = torch.randn(edges + padding, num_features, generator=generator, dtype=torch.float64)
     features[:, 0] = torch.rand(edges + padding, generator=generator, dtype=torch.float64)
@@ -73,24 +55,14 @@ def make_case(
     table[intervals] = 0.0
     rows = torch.randint(intervals + 1, (edges + padding,), generator=generator, dtype=torch.int32)
     species = torch.randint(num_species, (nodes,), generator=generator)
-    offsets = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
-    moved = [t.to(DEVICE) for t in (features, rows, table, species, senders, receivers, offsets)]
-    return Case(*moved[:4], num_species, *moved[4:])
+    return Case(*(t.to(DEVICE) for t in (features, rows, table, species)), num_species, *neighbors[:3])
 
 
-def check(case: Case, dtypes: tuple[torch.dtype, ...] = (torch.float32, torch.float64)) -> None:
-    """At most twice the error the reference itself makes in a dtype, or that dtype's floor; zero gradients of padding."""
+def check_moments(case: Case, dtypes: tuple[torch.dtype, ...] = BOTH) -> None:
+    """The rule for errors; gradients of padding are zero."""
     real = int(case.receiver_offsets[-1])
-    clean = case._replace(features=case.features.nan_to_num())  # the reference multiplies what padding holds by zero
-    truth = clean.run("reference", torch.float64)
-    for dtype in dtypes:
-        got = case.run("triton", dtype)
-        for i, (ours, plain, want) in enumerate(zip(got, clean.run("reference", dtype), truth, strict=True)):
-            assert ours.shape == want.shape
-            if want.numel():
-                allowed = max(2 * float((plain - want).abs().max()), FLOOR[dtype] * float(want.abs().max()))
-                assert float((ours - want).abs().max()) <= allowed, f"result {i} in {dtype}"
-        assert not got[1][real:].any()
+    for _, gradient in check(case.run, dtypes):
+        assert not gradient[real:].any()
 
 
 SHAPES: dict[str, Callable[[], Case]] = {
@@ -112,37 +84,30 @@ SHAPES: dict[str, Callable[[], Case]] = {
 
 @pytest.mark.parametrize("name", SHAPES)
 def test_equals_the_reference(name: str) -> None:
-    check(SHAPES[name]())
+    check_moments(SHAPES[name]())
 
 
 @pytest.mark.parametrize("tile", [16, 32])
 def test_every_way_to_cut_the_kernel(tile: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fused, "config", lambda *_: fused.Config(tile, 4, 1, "ieee"))
-    check(make_case(3, 70, 2, padding=3), (torch.float32,))
+    check_moments(make_case(3, 70, 2, padding=3), (torch.float32,))
 
 
 def test_every_run_gives_the_same_bits() -> None:
     case = make_case(3, 40, 2)
-    for first, second in zip(case.run("triton", torch.float32), case.run("triton", torch.float32), strict=True):
-        assert torch.equal(first, second)
+    assert_same_bits(case.run("triton", torch.float32), case.run("triton", torch.float32))
 
 
 def test_non_contiguous_inputs() -> None:
-    case = make_case(3, 20, 2)
-    strided = case._replace(
-        features=case.features.T.contiguous().T,
-        table=case.table.transpose(0, 2).contiguous().transpose(0, 2),
-        **{name: torch.stack([getattr(case, name)] * 2, dim=1)[:, 0] for name in ("rows", "species", "senders", "receiver_offsets")},
-    )
-    assert not any(t.is_contiguous() for t in (strided.features, strided.table, strided.rows, strided.senders))
-    check(strided, (torch.float64,))
+    case = spread(make_case(3, 20, 2))
+    assert not any(t.is_contiguous() for t in case if isinstance(t, Tensor))
+    check_moments(case, (torch.float64,))
 
 
 def test_second_derivatives_point_to_the_reference() -> None:
     case = make_case(3, 20)
     features = case.features.clone().requires_grad_()
-    out = kernels.radial_moments(features, *case[1:], implementation="triton")
-    (grad,) = torch.autograd.grad(out.square().sum(), features, create_graph=True)
+    (grad,) = torch.autograd.grad(case.op(features).square().sum(), features, create_graph=True)
     with pytest.raises(ValueError, match="the reference implementation gives the second"):
         grad.sum().backward()
 
@@ -177,15 +142,7 @@ class Op(torch.nn.Module):
 @pytest.mark.filterwarnings("ignore")
 def test_compile_and_export(dynamic: bool) -> None:
     case = make_case(3, 20, 2)
-    op, features, others = Op(), case.features.clone().requires_grad_(), (case.rows, case.table, case.species, case[5:])
-    want = op(features, *others)
-    compiled = torch.compile(op, backend="inductor" if CUDA else "aot_eager", fullgraph=True, dynamic=dynamic)
-    got = compiled(features, *others)
-    torch.testing.assert_close(got, want)
-    (ours,), (theirs,) = (torch.autograd.grad((out**2).sum(), features) for out in (got, want))
-    torch.testing.assert_close(ours, theirs)
-    exported = torch.export.export(op, (features.detach(), *others))
-    torch.testing.assert_close(exported.module()(features.detach(), *others), want)
+    check_compile_and_export(Op(), [case.features], (case.rows, case.table, case.species, case[5:]), dynamic)
 
 
 def test_asking_for_what_cannot_run() -> None:

@@ -2,11 +2,12 @@
 
 import pytest
 import torch
+from kernels.contract import DEVICE
 
 from mosso import kernels
 from mosso.kernels import reference
 
-DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+pytestmark = pytest.mark.usefixtures("poisoned_memory")
 
 
 def rows(num_rows: int, *shape: int) -> torch.Tensor:

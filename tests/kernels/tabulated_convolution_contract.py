@@ -1,11 +1,22 @@
 """The fused tabulated convolution against its reference, values and first derivatives; run as edge_convolution_contract.py is."""
 
-import os
-from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import pytest
 import torch
+from kernels.contract import (
+    CUDA,
+    DEVICE,
+    assert_same_bits,
+    check,
+    check_compile_and_export,
+    check_only_needed_gradients,
+    cotangent,
+    derivatives,
+    random_rows,
+    spread,
+)
+from kernels.convolution_cases import CUTS, SIZES
 from torch import Tensor
 
 from mosso import kernels
@@ -13,22 +24,8 @@ from mosso.kernels import dispatch
 from mosso.kernels.fused import tabulated_convolution as fused
 from mosso.math.coupling import CouplingPath, convolution_paths
 
-CUDA = torch.cuda.is_available()
-DEVICE = torch.device("cuda" if CUDA else "cpu")
-os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what the reference needs in deterministic mode
-FLOOR = {torch.float32: 1e-6, torch.float64: 1e-13}  # relative to the largest number of the result
 INTERVALS = 6
-assert fused.INTERPRETED is not CUDA, "set TRITON_INTERPRET=1 where there is no CUDA device, and only there"
-
-
-@pytest.fixture(autouse=True)
-def poisoned_memory() -> Iterator[None]:
-    """New tensors start as NaN, so that a number nobody wrote cannot pass."""
-    before = torch.are_deterministic_algorithms_enabled()
-    torch.use_deterministic_algorithms(True)
-    assert torch.empty(4, device=DEVICE).isnan().all()
-    yield
-    torch.use_deterministic_algorithms(before)
+pytestmark = pytest.mark.usefixtures("poisoned_memory")
 
 
 class Case(NamedTuple):
@@ -51,35 +48,19 @@ class Case(NamedTuple):
         """The same with the edges of each receiver visited in the order of their rows."""
         return self._replace(visits=kernels.visiting_order(self.rows, self.edges[0], self.edges[2]))
 
-    def inputs(self, dtype: torch.dtype = torch.float64) -> list[Tensor]:
-        return [t.to(dtype, copy=True).requires_grad_() for t in self[:2]]
-
     def run(self, implementation: str, dtype: torch.dtype) -> list[Tensor]:
-        """The output and both gradients, in float64 for comparison."""
-        inputs = self.inputs(dtype)
-        out = self.op(*inputs, implementation)
-        return [result.detach().double() for result in (out, *torch.autograd.grad(out, inputs, cotangent(out)))]
-
-
-def cotangent(like: Tensor) -> Tensor:
-    generator = torch.Generator().manual_seed(7)
-    return torch.randn(like.shape, generator=generator, dtype=torch.float64).to(like)
+        """The output and both gradients."""
+        return derivatives(lambda x, features: self.op(x, features, implementation), [t.to(dtype) for t in self[:2]], order=1)
 
 
 def make_case(
-    degrees_in: tuple[int, ...], max_ell: int, nodes: int, edges: int, channels: int, *,
+    degrees_in: tuple[int, ...], max_ell: int, nodes: int, edges: int, channels: int,
     padding: int = 0, same: bool = False, table: torch.dtype = torch.float32, intervals: int = INTERVALS,
 ) -> Case:  # fmt: skip
     """Random tensors on random edges, some beyond the cutoff; ``same`` puts every edge on atom 0 of many."""
     generator = torch.Generator().manual_seed(nodes + edges + channels)
-    senders, receivers = torch.randint(1 if same else max(nodes, 1), (2, edges), generator=generator)
-    receivers = receivers.sort().values
-    offsets = [
-        torch.cat([torch.zeros(1, dtype=torch.int64), torch.bincount(rows, minlength=nodes).cumsum(0)]) for rows in (receivers, senders)
-    ]
-    transpose = torch.cat([torch.argsort(senders, stable=True), torch.arange(edges, edges + padding)])
-    last = torch.full((padding,), max(nodes - 1, 0))
-    senders, receivers = torch.cat([senders, last]), torch.cat([receivers, last])
+    atoms = 1 if same else None
+    neighbors = random_rows(generator, nodes, edges, padding=padding, num_senders=atoms, num_receivers=atoms)
     paths = convolution_paths(degrees_in, max_ell)
 
     def rand(*shape: int) -> Tensor:
@@ -96,51 +77,26 @@ def make_case(
         features.to(DEVICE),
         rows.to(DEVICE),
         coefficients.to(DEVICE, table),
-        tuple(t.to(DEVICE) for t in (senders, receivers, offsets[0], transpose, offsets[1])),
+        neighbors,
         degrees_in,
         paths,
     )
 
 
-def check(case: Case, dtypes: tuple[torch.dtype, ...] = (torch.float32, torch.float64)) -> None:
-    """At most twice the error the reference itself makes in a dtype, or that dtype's floor."""
-    truth = case.run("reference", torch.float64)
-    for dtype in dtypes:
-        reference = case.run("reference", dtype)
-        for i, (got, plain, want) in enumerate(zip(case.run("triton", dtype), reference, truth, strict=True)):
-            assert got.shape == want.shape
-            if want.numel():
-                allowed = max(2 * float((plain - want).abs().max()), FLOOR[dtype] * float(want.abs().max()))
-                assert float((got - want).abs().max()) <= allowed, f"result {i} in {dtype}"
-
-
-SHAPES: dict[str, Callable[[], Case]] = {
-    "two degrees": lambda: make_case((0, 1), 2, 3, 7, 5),
-    "scalars, max_ell 3": lambda: make_case((0,), 3, 3, 6, 4),
-    "three degrees": lambda: make_case((0, 1, 2), 2, 2, 3, 3),
-    "degree one alone": lambda: make_case((1,), 1, 3, 5, 2),
-    "two blocks of channels, the second odd": lambda: make_case((0, 1), 1, 2, 4, 33),
-    "more than one block in the forward pass": lambda: make_case((0,), 1, 2, 3, 131),
-    "table in half precision": lambda: make_case((0, 1), 1, 3, 6, 3, table=torch.float16),
-    "table in double precision": lambda: make_case((0, 1), 1, 3, 6, 3, table=torch.float64),
-    "no edges": lambda: make_case((0, 1), 1, 3, 0, 2),
-    "no atoms": lambda: make_case((0, 1), 1, 0, 0, 2),
-    "one atom, its own neighbour": lambda: make_case((0, 1), 1, 1, 4, 1),
-    "every edge on one atom": lambda: make_case((0, 1), 1, 4, 19, 2, same=True),
-    "padding": lambda: make_case((0, 1), 1, 3, 5, 3, padding=4),
-    "padding only": lambda: make_case((0, 1), 1, 2, 0, 3, padding=3),
-}
-
-
-@pytest.mark.parametrize("name", SHAPES)
+@pytest.mark.parametrize("name", SIZES)
 def test_equals_the_reference(name: str) -> None:
-    check(SHAPES[name]())
+    check(make_case(*SIZES[name]).run)
 
 
-@pytest.mark.parametrize(("step", "max_sums", "ahead"), [(2, 128, False), (1, 0, False), (2, 30, True), (3, 0, False), (1, 128, True)])
+@pytest.mark.parametrize("table", [torch.float16, torch.float64], ids=str)
+def test_table_in_another_precision(table: torch.dtype) -> None:
+    check(make_case((0, 1), 1, 3, 6, 3, table=table).run)
+
+
+@pytest.mark.parametrize(("step", "max_sums", "ahead"), CUTS)
 def test_every_way_to_cut_the_kernel(step: int, max_sums: int, ahead: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fused, "config", lambda direction, *_: fused.Config(32, 1, step, max_sums, ahead))
-    check(make_case((0, 1), 2, 2, 5, 3, padding=1), (torch.float64,))
+    check(make_case((0, 1), 2, 2, 5, 3, padding=1).run, (torch.float64,))
 
 
 @pytest.mark.parametrize("edges_at_once", [0, 1, 3, 4, 8])
@@ -149,7 +105,7 @@ def test_chunks_of_edges(edges_at_once: int, monkeypatch: pytest.MonkeyPatch) ->
     case = make_case((0, 1), 1, 3, 7, 2, padding=4)
     whole = case.run("triton", torch.float64)
     monkeypatch.setattr(fused, "SCRATCH_BYTES", edges_at_once * 4 * 2 * 8)
-    check(case, (torch.float64,))
+    check(case.run, (torch.float64,))
     out, grad_x, grad_features = case.run("triton", torch.float64)
     assert torch.equal(out, whole[0]) and torch.equal(grad_features, whole[2])
     torch.testing.assert_close(grad_x, whole[1], rtol=1e-13, atol=1e-13)
@@ -162,18 +118,17 @@ def test_edges_may_be_visited_in_another_order(edges_at_once: int, monkeypatch: 
     case = make_case((0, 1), 1, 3, 25, 2, padding=4).visited_by_row()
     assert case.visits is not None
     assert not torch.equal(case.visits.order_E[:25].cpu(), torch.arange(25, dtype=torch.int32))
-    check(case, (torch.float64,))
+    check(case.run, (torch.float64,))
 
 
 def test_every_edge_on_one_atom_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fused, "SCRATCH_BYTES", 5 * 4 * 2 * 8)
-    check(make_case((0, 1), 1, 4, 19, 2, same=True), (torch.float64,))
+    check(make_case((0, 1), 1, 4, 19, 2, same=True).run, (torch.float64,))
 
 
 def test_every_run_gives_the_same_bits() -> None:
     case = make_case((0, 1), 1, 3, 12, 3)
-    for first, second in zip(case.run("triton", torch.float32), case.run("triton", torch.float32), strict=True):
-        assert torch.equal(first, second)
+    assert_same_bits(case.run("triton", torch.float32), case.run("triton", torch.float32))
 
 
 def test_padding_gets_zero_gradients() -> None:
@@ -206,35 +161,23 @@ def test_real_features_of_edges() -> None:
         out = case._replace(rows=rows).op(case.x, features, implementation)
         results.append((out, *torch.autograd.grad(out, [of_edges], cotangent(out))))
     assert int(rows[1]) == int(rows[4]) == INTERVALS and int(rows.min()) < INTERVALS
-    for got, want in zip(*results, strict=True):
-        torch.testing.assert_close(got, want, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(*results, rtol=1e-12, atol=1e-12)
 
 
 def test_non_contiguous_inputs() -> None:
-    def strided(t: Tensor) -> Tensor:
-        return torch.stack([t, t], dim=-1)[..., 0]
-
-    case = make_case((0, 1), 1, 3, 6, 4)
-    case = Case(*(strided(t) for t in case[:4]), tuple(strided(t) for t in case.edges), case.degrees_in, case.paths)
+    case = spread(make_case((0, 1), 1, 3, 6, 4))
     assert not any(t.is_contiguous() for t in (*case[:4], *case.edges))
-    check(case, (torch.float64,))
+    check(case.run, (torch.float64,))
 
 
 def test_only_gradients_that_are_asked_for() -> None:
     case = make_case((0, 1), 1, 2, 4, 2)
-    whole = case.run("triton", torch.float64)[1:]
-    for needed in ((True, False), (False, True), (False, False)):
-        inputs = [t.clone().requires_grad_(need) for t, need in zip(case[:2], needed, strict=True)]
-        if any(needed):
-            out = case.op(*inputs)
-            out.backward(cotangent(out))
-        for t, want, need in zip(inputs, whole, needed, strict=True):
-            assert torch.equal(t.grad, want) if need else t.grad is None
+    check_only_needed_gradients(case.op, case[:2])
 
 
 def test_opcheck() -> None:
     case = make_case((0, 1), 1, 3, 5, 2, padding=1)
-    tensors, (senders, _, *others) = case.inputs(), case.edges
+    tensors, (senders, _, *others) = [t.clone().requires_grad_() for t in case[:2]], case.edges
     order = torch.arange(len(senders), dtype=torch.int32, device=DEVICE)
     constants = (case.table, senders, case.rows, order, *others, fused.PathTable.describe(case.degrees_in, case.paths))
     torch.library.opcheck(fused._forward, (*tensors, *constants))
@@ -259,23 +202,12 @@ class Op(torch.nn.Module):
 @pytest.mark.filterwarnings("ignore")
 def test_compile_and_export(dynamic: bool) -> None:
     case = make_case((0, 1), 1, 3, 6, 2)
-    op, inputs, constants = Op(case), case.inputs(), (case.rows, case.table, case.edges)
-    want = op(*inputs, *constants)
-    compiled = torch.compile(op, backend="inductor" if CUDA else "aot_eager", fullgraph=True, dynamic=dynamic)
-    got = compiled(*inputs, *constants)
-    torch.testing.assert_close(got, want)
-    for ours, theirs in zip(
-        torch.autograd.grad((got**2).sum(), inputs), torch.autograd.grad((want**2).sum(), inputs), strict=True
-    ):  # fmt: skip
-        torch.testing.assert_close(ours, theirs)
-    plain = [t.detach() for t in inputs]
-    exported = torch.export.export(op, (*plain, *constants))
-    torch.testing.assert_close(exported.module()(*plain, *constants), want)
+    check_compile_and_export(Op(case), case[:2], (case.rows, case.table, case.edges), dynamic)
 
 
 def test_second_derivative_is_refused() -> None:
     case = make_case((0, 1), 1, 2, 4, 2)
-    x, features = case.inputs()
+    x, features = (t.requires_grad_() for t in case[:2])
     (grad,) = torch.autograd.grad(case.op(x, features).square().sum(), [features], create_graph=True)
     with pytest.raises(ValueError, match="a first derivative only: ask for 'reference'"):
         grad.square().sum().backward()

@@ -2,70 +2,42 @@
 
 import pytest
 import torch
+from kernels.contract import BOTH, CUDA, behind_loops, check, check_replay, gpu
 from torch import Tensor
 
-from mosso import kernels
-
-if torch.cuda.is_available():
-    pytest.register_assert_rewrite("kernels.edge_convolution_contract")
+if CUDA:
     from kernels import edge_convolution_contract as contract
 
-gpu = (pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"))
+pytestmark = gpu
 
 
-@pytest.mark.parametrize("dtype", [pytest.param(d, marks=gpu, id=str(d)) for d in (torch.float32, torch.float64)])
+@pytest.mark.parametrize("dtype", BOTH, ids=str)
 def test_full_size(dtype: torch.dtype) -> None:
     """A layer of MACE medium on 1000 atoms of diamond."""
-    contract.check(contract.make_case((0, 1), 3, 1000, 158_000, 128), (dtype,))
+    check(contract.make_case((0, 1), 3, 1000, 158_000, 128).run, (dtype,))
 
 
-@pytest.mark.parametrize("degrees_in", [pytest.param(d, marks=gpu, id=str(d)) for d in ((0,), (0, 1, 2))])
+@pytest.mark.parametrize("degrees_in", [(0,), (0, 1, 2)], ids=str)
 def test_other_layers(degrees_in: tuple[int, ...]) -> None:
-    contract.check(contract.make_case(degrees_in, 3, 50, 3000, 96))
+    check(contract.make_case(degrees_in, 3, 50, 3000, 96).run)
 
 
-@pytest.mark.parametrize("implementation", [pytest.param("triton", marks=gpu)])
-def test_captured_in_a_cuda_graph(implementation: str) -> None:
+def test_captured_in_a_cuda_graph() -> None:
     case = contract.make_case((0, 1), 2, 20, 300, 64, padding=40)
     inputs = [t.float().requires_grad_() for t in case[:3]]
 
     def run() -> list[Tensor]:
-        out = kernels.edge_convolution(*inputs, *case.edges, case.degrees_in, case.paths, implementation=implementation)
+        out = case.op(*inputs)
         return [out, *torch.autograd.grad(out.square().sum(), inputs)]
 
-    side = torch.cuda.Stream()
-    with torch.cuda.stream(side):
-        run()
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        captured = run()
-    with torch.no_grad():
-        for t in inputs:
-            t.mul_(0.5)
-    graph.replay()
-    for got, want in zip(captured, run(), strict=True):
-        assert torch.equal(got, want)
+    check_replay(run, inputs)
 
 
-@pytest.mark.parametrize("implementation", [pytest.param("triton", marks=gpu)])
-def test_offsets_past_two_to_the_31(implementation: str) -> None:
+def test_offsets_past_two_to_the_31() -> None:
     """The last of so many edges that their weights take more than 2^31 numbers, against the same edges alone."""
     case = contract.make_case((0, 1), 3, 4, 8, 128)
     many, few = 1_700_000, case.harmonics.shape[0]
-    senders, receivers, receiver_offsets, transpose, sender_offsets = case.edges
     before = many - few  # all of them from an extra atom to itself, which comes first
-
-    def shifted(rows: Tensor) -> Tensor:
-        return torch.cat([rows.new_zeros(before), rows + 1])
-
-    edges = (
-        shifted(senders),
-        shifted(receivers),
-        torch.cat([receiver_offsets[:1], receiver_offsets + before]),
-        torch.cat([torch.arange(before, device=contract.DEVICE), transpose + before]),
-        torch.cat([sender_offsets[:1], sender_offsets + before]),
-    )
 
     def grown(t: Tensor) -> Tensor:
         long = torch.zeros(many, *t.shape[1:], dtype=torch.float32, device=contract.DEVICE)
@@ -74,9 +46,9 @@ def test_offsets_past_two_to_the_31(implementation: str) -> None:
 
     assert many * len(case.paths) * 128 > 2**31
     inputs = [torch.cat([case.x[:1], case.x]).float().requires_grad_(), grown(case.harmonics), grown(case.weights)]
-    out = kernels.edge_convolution(*inputs, *edges, case.degrees_in, case.paths, implementation=implementation)
+    out = case._replace(edges=behind_loops(case.edges, before)).op(*inputs)
     small = [t.float().requires_grad_() for t in case[:3]]
-    want = kernels.edge_convolution(*small, *case.edges, case.degrees_in, case.paths, implementation=implementation)
+    want = case.op(*small)
     assert torch.equal(out[1:], want)
     grads = torch.autograd.grad(out[1:].square().sum(), inputs)
     for got, exact, rows in zip(grads, torch.autograd.grad(want.square().sum(), small), (4, few, few), strict=True):

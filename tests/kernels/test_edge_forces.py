@@ -1,36 +1,18 @@
 """The fused assembly of forces at full size on a GPU."""
 
-import pytest
 import torch
-from torch import Tensor
+from kernels.contract import CUDA, check_replay, gpu
 
-if torch.cuda.is_available():
-    pytest.register_assert_rewrite("kernels.edge_forces_contract")
+if CUDA:
     from kernels import edge_forces_contract as contract
 
-gpu = (pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"))
+pytestmark = gpu
 
 
-@pytest.mark.parametrize("dtype", [pytest.param(torch.float64, marks=gpu)])
-def test_full_size(dtype: torch.dtype) -> None:
-    contract.check(contract.make_case(1000, 158_000, padding=2000), (dtype,))
+def test_full_size() -> None:
+    contract.check_forces(contract.make_case(1000, 158_000, padding=2000), (torch.float64,))
 
 
-@pytest.mark.parametrize("implementation", [pytest.param("triton", marks=gpu)])
-def test_captured_in_a_cuda_graph(implementation: str) -> None:
+def test_captured_in_a_cuda_graph() -> None:
     case = contract.make_case(20, 3000, padding=40)
-
-    def run() -> list[Tensor]:
-        return case.run(implementation, torch.float64)
-
-    side = torch.cuda.Stream()
-    with torch.cuda.stream(side):
-        run()
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        captured = run()
-    case.gradient.mul_(0.5)
-    graph.replay()
-    for got, want in zip(captured, run(), strict=True):
-        assert torch.equal(got, want)
+    check_replay(lambda: case.run("triton", torch.float64), [case.gradient])

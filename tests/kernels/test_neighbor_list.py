@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from kernels.contract import gpu
 from systems import copper, water_box, water_molecule
 
 from mosso.data.structure import Batch
@@ -9,28 +10,15 @@ from mosso.graph.device_list import DeviceList
 from mosso.graph.graph import Graph
 from mosso.graph.neighbors import neighbor_list
 
-pytest.importorskip("triton")
-
-ON_GPU = torch.cuda.is_available()
-
-
-# With a GPU everything here runs on it; without one, what needs it is collected and skipped.
-pytestmark = [pytest.mark.gpu] if ON_GPU else []
-gpu = (pytest.mark.gpu, pytest.mark.skipif(not ON_GPU, reason="no CUDA device"))
-
-
-@pytest.mark.skipif(ON_GPU, reason="there is a CUDA device")
-def test_refuses_the_cpu() -> None:
-    with pytest.raises(ValueError, match="triton implementation of neighbor_list cannot run here"):
-        DeviceList(Batch.of([water_molecule()]), 3.0, 0.5, implementation="triton")
+pytestmark = gpu
 
 
 @pytest.mark.parametrize("method", ["brute", "cells"])
-@pytest.mark.parametrize("cutoff", [pytest.param(3.0, marks=gpu), pytest.param(6.0, marks=gpu)])
+@pytest.mark.parametrize("cutoff", [3.0, 6.0])
 def test_full_size(cutoff: float, method: str) -> None:
     """Thousands of atoms in one batch with few."""
     batch = Batch.of([copper(6), water_box(9), water_molecule(), copper(1)], "cuda")
-    device_list = DeviceList(batch, cutoff, 0.8, method=method)
+    device_list = DeviceList(batch, cutoff, 0.8, method=method, implementation="triton")
     device_list.rebuild(batch)
     graph = device_list.graph(batch)
     count = int(graph.receiver_offsets[-1])

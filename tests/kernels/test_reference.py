@@ -157,3 +157,14 @@ def test_edge_forces_against_a_loop() -> None:
             torch.testing.assert_close(got[1], virials)
         else:
             assert got[1] is None
+
+
+def test_tiles_of_species() -> None:
+    """Every atom in one tile, every tile of one species."""
+    species = torch.tensor([3] * 130 + [0] * 64 + [7])[torch.randperm(195, generator=torch.Generator().manual_seed(0))]
+    groups = kernels.SpeciesGroups.of(species)
+    assert groups.tiles_T3.dtype == torch.int32
+    assert groups.tiles_T3.tolist() == [[0, 0, 64], [3, 64, 64], [3, 128, 64], [3, 192, 2], [7, 194, 1]]
+    for kind, first, count in groups.tiles_T3.tolist():
+        assert (species[groups.order_N[first : first + count]] == kind).all()
+    assert kernels.SpeciesGroups.of(species[:0]).tiles_T3.shape == (0, 3)

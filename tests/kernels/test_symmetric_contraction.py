@@ -2,45 +2,29 @@
 
 import pytest
 import torch
+from kernels.contract import CUDA, assert_same_bits, gpu
 
-pytest.importorskip("triton")
-
-ON_GPU = torch.cuda.is_available()
-
-if ON_GPU:
-    pytest.register_assert_rewrite("kernels.symmetric_contraction_contract")
+if CUDA:
     from kernels import symmetric_contraction_contract as contract
 
-# With a GPU everything here runs on it; without one, what needs it is collected and skipped.
-pytestmark = [pytest.mark.gpu] if ON_GPU else []
-gpu = (pytest.mark.gpu, pytest.mark.skipif(not ON_GPU, reason="no CUDA device"))
-
-
-@pytest.mark.skipif(ON_GPU, reason="there is a CUDA device")
-def test_refuses_the_cpu() -> None:
-    from mosso.kernels.fused.symmetric_contraction import symmetric_contraction_triton
-    from mosso.math.coupling import contraction_table, symmetric_coupling
-
-    table = contraction_table([[symmetric_coupling(1, 0, 1)]])
-    with pytest.raises(ValueError, match=r"CUDA device .* reference"):
-        symmetric_contraction_triton(torch.zeros(2, 4, 3), torch.zeros(1, 1, 3), torch.zeros(2, dtype=torch.int64), table)
+pytestmark = gpu
 
 
 @pytest.mark.parametrize(
     ("degrees", "num_atoms", "dtype"),
     [
-        pytest.param((0,), 500, torch.float64, marks=gpu, id="last layer, few atoms, float64"),
-        pytest.param((0,), 5000, torch.float32, marks=gpu, id="last layer, many atoms, float32"),
-        pytest.param((0, 1), 5000, torch.float32, marks=gpu, id="first layer, many atoms, float32"),
+        pytest.param((0,), 500, torch.float64, id="last layer, few atoms, float64"),
+        pytest.param((0,), 5000, torch.float32, id="last layer, many atoms, float32"),
+        pytest.param((0, 1), 5000, torch.float32, id="first layer, many atoms, float32"),
     ],
 )
 def test_full_size(degrees: tuple[int, ...], num_atoms: int, dtype: torch.dtype) -> None:
     """The tables of MACE medium."""
     case = contract.make_case(contract.table_of(3, degrees, 3), num_atoms, 5, 128)
-    contract.check(case, (dtype,), torch.argsort(case.species))
+    contract.check_contraction(case, (dtype,), torch.argsort(case.species))
 
 
-@pytest.mark.parametrize("channels", [pytest.param(128, marks=gpu)])
+@pytest.mark.parametrize("channels", [128])
 def test_offsets_past_two_to_the_31(channels: int) -> None:
     """The last atoms of so many that A holds more than 2^31 numbers, against the same atoms alone."""
     table = contract.table_of(3, (0,), 2)
@@ -51,6 +35,6 @@ def test_offsets_past_two_to_the_31(channels: int) -> None:
     many_species = torch.cat([few.species.new_zeros(before), few.species])
     fused = contract.fused
     want = fused.contraction(a, w, few.species, None, table.text, True), fused.gradient(g, a, w, few.species, None, table.text)
-    got = fused.contraction(many_a, w, many_species, None, table.text, True)[before:]
-    assert torch.equal(got, want[0])
-    assert torch.equal(fused.gradient(many_g, many_a, w, many_species, None, table.text)[before:], want[1])
+    out = fused.contraction(many_a, w, many_species, None, table.text, True)
+    gradient = fused.gradient(many_g, many_a, w, many_species, None, table.text)
+    assert_same_bits((out[before:], gradient[before:]), want)

@@ -2,11 +2,12 @@
 
 import pytest
 import torch
+from kernels.contract import DEVICE
 
 from mosso import kernels
 from mosso.kernels import reference
 
-DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+pytestmark = pytest.mark.usefixtures("poisoned_memory")
 
 
 @pytest.mark.parametrize("counts", [[3, 0, 70, 1], [130, 64, 65], [0], [], [200]])

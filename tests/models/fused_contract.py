@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 import systems
 import torch
+from kernels.contract import DEVICE
 from models import zoo
 
 from mosso import Precision
@@ -18,7 +19,6 @@ from mosso.models.base import Evaluator, species_index
 from mosso.models.outputs import Output
 from mosso.models.tabulated_mace import TabulatedMACE
 
-DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 STRUCTURES = [systems.dimer(1.3, (6, 8)), systems.water_box(1)]
 NAMES = ["mace-residual-first", "mace-density-agnesi-zbl"]
 FORMS = {

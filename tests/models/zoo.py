@@ -62,6 +62,6 @@ def checkpoint(name: str, seed: int = 0) -> Checkpoint:
     return Checkpoint("mace", description, tensors, provenance)
 
 
-def potential(name: str, precision: str = "fp64", seed: int = 0) -> Potential:
+def potential(name: str, precision: str = "fp64", seed: int = 0, device: str = "cpu") -> Potential:
     made = checkpoint(name, seed)
-    return Potential(made, name=name, precision=precision, head=SPECS[name].heads[-1])
+    return Potential(made, name=name, device=device, precision=precision, head=SPECS[name].heads[-1])
