@@ -137,10 +137,10 @@ class Writer:
         lines = [
             f"k = tl.minimum({first} + tl.arange(0, {size}), {first + len(names) - 1})[None, :, None]",
             f"from_ptr = {pointer} + {row}[:, None] * ({width} * CHANNELS) + channel",
-            "b = tl.load(from_ptr[:, None, :] + k * CHANNELS)",
+            "b = tl.load(tl.ravel(from_ptr[:, None, :] + k * CHANNELS))",
         ]
-        self.apart({"b": f"[{rows}, {size}, BLOCK_C], dtype=a_ptr.dtype.element_ty"}, lines)
-        self.line("b = tl.trans(b, 0, 2, 1)")
+        self.apart({"b": f"[{rows} * {size} * BLOCK_C], dtype=a_ptr.dtype.element_ty"}, lines)
+        self.line(f"b = tl.trans(tl.reshape(b, [{rows}, {size}, BLOCK_C]), 0, 2, 1)")
         self.unpack("b", names, rows, size)
         self.begun.update(names)
 
@@ -151,12 +151,12 @@ class Writer:
         self.pack("b", [name if name in self.begun else "zero" for name in names] + ["zero"] * (size - len(names)))
         lines = [
             f"k = tl.arange(0, {size})[None, :, None]",
-            f"place = ({row}[:, None] * ({width} * CHANNELS) + channel)[:, None, :] + (k + {first}) * CHANNELS",
-            f"mask = ({mine})[:, None, :] & (k < {len(names)})",
+            f"place = tl.ravel(({row}[:, None] * ({width} * CHANNELS) + channel)[:, None, :] + (k + {first}) * CHANNELS)",
+            f"mask = tl.ravel(({mine})[:, None, :] & (k < {len(names)}))",
         ]
-        shape = f"[{self.rows}, {size}, BLOCK_C]"
+        shape = f"[{self.rows} * {size} * BLOCK_C]"
         self.apart({"place": f"{shape}, dtype=tl.int64", "mask": f"{shape}, dtype=tl.int1"}, lines)
-        self.line(f"tl.store({pointer} + place, tl.trans(b, 0, 2, 1), mask=mask)")
+        self.line(f"tl.store({pointer} + place, tl.ravel(tl.trans(b, 0, 2, 1)), mask=mask)")
 
     def apart(self, results: dict[str, str], lines: list[str]) -> None:
         """Lines that compute ``results`` (name -> shape and dtype) in a block of their own.
