@@ -61,6 +61,11 @@ class Writer:
     Triton (TritonGPUCoalesce) searches, from each load and store, everything that is connected to it by values, and from
     everything it finds again: minutes for a thousand loads among straight-line code. So one load brings many numbers, which
     ``unpack`` takes apart, and loads and addresses of stores are made ``apart``, where the search does not get into the rest.
+
+    A block goes through memory as one axis, in the order rows, numbers, channels, and gets its axes back in registers. Which of
+    several axes neighbouring threads follow is for Triton to choose, and 3.6 chooses the first where 3.7 chooses the last; with
+    one axis, and one warp on 32 channels, a thread has one channel and all numbers of it. Otherwise taking apart goes through
+    shared memory and registers spill.
     """
 
     def __init__(self, polynomial: Polynomial, rates: bool, rows: str, indent: int) -> None:
