@@ -61,6 +61,11 @@ class Writer:
     Triton (TritonGPUCoalesce) searches, from each load and store, everything that is connected to it by values, and from
     everything it finds again: minutes for a thousand loads among straight-line code. So one load brings many numbers, which
     ``unpack`` takes apart, and loads and addresses of stores are made ``apart``, where the search does not get into the rest.
+
+    A block goes through memory as one axis, in the order rows, numbers, channels, and gets its axes back in registers. Which of
+    several axes neighbouring threads follow is for Triton to choose, and 3.6 chooses the first where 3.7 chooses the last; with
+    one axis, and one warp on 32 channels, a thread has one channel and all numbers of it. Otherwise taking apart goes through
+    shared memory and registers spill.
     """
 
     def __init__(self, polynomial: Polynomial, rates: bool, rows: str, indent: int) -> None:
@@ -137,10 +142,10 @@ class Writer:
         lines = [
             f"k = tl.minimum({first} + tl.arange(0, {size}), {first + len(names) - 1})[None, :, None]",
             f"from_ptr = {pointer} + {row}[:, None] * ({width} * CHANNELS) + channel",
-            "b = tl.load(from_ptr[:, None, :] + k * CHANNELS)",
+            "b = tl.load(tl.ravel(from_ptr[:, None, :] + k * CHANNELS))",
         ]
-        self.apart({"b": f"[{rows}, {size}, BLOCK_C], dtype=a_ptr.dtype.element_ty"}, lines)
-        self.line("b = tl.trans(b, 0, 2, 1)")
+        self.apart({"b": f"[{rows} * {size} * BLOCK_C], dtype=a_ptr.dtype.element_ty"}, lines)
+        self.line(f"b = tl.trans(tl.reshape(b, [{rows}, {size}, BLOCK_C]), 0, 2, 1)")
         self.unpack("b", names, rows, size)
         self.begun.update(names)
 
@@ -151,12 +156,12 @@ class Writer:
         self.pack("b", [name if name in self.begun else "zero" for name in names] + ["zero"] * (size - len(names)))
         lines = [
             f"k = tl.arange(0, {size})[None, :, None]",
-            f"place = ({row}[:, None] * ({width} * CHANNELS) + channel)[:, None, :] + (k + {first}) * CHANNELS",
-            f"mask = ({mine})[:, None, :] & (k < {len(names)})",
+            f"place = tl.ravel(({row}[:, None] * ({width} * CHANNELS) + channel)[:, None, :] + (k + {first}) * CHANNELS)",
+            f"mask = tl.ravel(({mine})[:, None, :] & (k < {len(names)}))",
         ]
-        shape = f"[{self.rows}, {size}, BLOCK_C]"
+        shape = f"[{self.rows} * {size} * BLOCK_C]"
         self.apart({"place": f"{shape}, dtype=tl.int64", "mask": f"{shape}, dtype=tl.int1"}, lines)
-        self.line(f"tl.store({pointer} + place, tl.trans(b, 0, 2, 1), mask=mask)")
+        self.line(f"tl.store({pointer} + place, tl.ravel(tl.trans(b, 0, 2, 1)), mask=mask)")
 
     def apart(self, results: dict[str, str], lines: list[str]) -> None:
         """Lines that compute ``results`` (name -> shape and dtype) in a block of their own.
