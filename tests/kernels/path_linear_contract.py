@@ -16,6 +16,7 @@ from torch.utils._pytree import tree_map
 
 from mosso import kernels
 from mosso.kernels import dispatch
+from mosso.kernels.fused import INTERPRETED
 from mosso.kernels.fused import path_linear as fused
 from mosso.math.irreps import num_components
 
@@ -25,7 +26,7 @@ os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what the referenc
 FLOOR = {torch.float32: 1e-6, torch.float64: 1e-13}  # relative to the largest number of the result
 # What a mode that rounds its operands may be off by, likewise; the interpreter computes tf32 and tf32x3 in float32.
 ROUNDED = {"tf32": 2e-3, "fp16": 2e-3, "bf16": 1e-2}
-assert fused.INTERPRETED is not CUDA, "set TRITON_INTERPRET=1 where there is no CUDA device, and only there"
+assert INTERPRETED is not CUDA, "set TRITON_INTERPRET=1 where there is no CUDA device, and only there"
 
 MIXING = ((0, 1, 2, 3), ((0, 1), (2, 5, 8), (11, 16, 21), (26, 33)))  # 10 paths of degrees (0, 1) and max_ell 3: 40 rows to 16
 
