@@ -164,7 +164,7 @@ def _evaluate(runner: Any, problem: Problem) -> None:
 def size_of(potential: Any, batch: Batch, graph: Graph) -> limits.Size:
     """What the costs of an evaluation depend on; a potential under a policy with tables."""
     present = SpeciesGroups.of(species_index(batch.numbers_N, potential.species)).present
-    intervals = TabulatedMACE(potential.model).tables(present).num_intervals
+    intervals = TabulatedMACE(potential.model).tables(present).radial.num_intervals
     return limits.Size(batch.num_atoms, graph.num_edges, len(present), intervals)
 
 

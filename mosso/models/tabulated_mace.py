@@ -15,23 +15,37 @@ from mosso.math.tabulate import RadialFunction, choose_intervals, tabulate
 from mosso.models.base import NodeOutput
 from mosso.models.mace import MACE, Interaction
 
+# Kinds of pairs of species that tables are kept for, and sets of species: 1.5 GB and a minute of work at the shape of MACE-MP-0. Systems
+# beyond that are evaluated in the stock form; they come when many compositions are screened, where tables do not pay.
+MAX_KINDS, MAX_SETS = 36, 64
 
-class Tables(NamedTuple):
-    """What depends on the species of a system: their radial functions as piecewise cubics, and the matrices of the first layer.
+
+class RadialTables(NamedTuple):
+    """Radial functions of the pairs of some species as piecewise cubics.
 
     Attributes:
         num_intervals: on [0, r_max); a block of num_intervals + 1 rows for each kind of pair.
         moments_RQK: of the first layer: hidden functions, then the density function of each layer that has one.
         weights_RPQC: path weights of each later layer.
         first_row_SS: (S, S) int32, first row of a pair of species; None where one block serves all.
-        first_mix: for each degree (S * K, C), from the moments of all species to the messages of the first layer.
-        residual_SC: (S, C) residual of the first layer; None without one.
     """
 
     num_intervals: int
     moments_RQK: Tensor
     weights_RPQC: tuple[Tensor, ...]
     first_row_SS: Tensor | None
+
+
+class Tables(NamedTuple):
+    """What depends on the species of a system: their radial functions, and the matrices of the first layer.
+
+    Attributes:
+        radial: shared by all sets of species where the functions do not depend on them.
+        first_mix: for each degree (S * K, C), from the moments of all species to the messages of the first layer.
+        residual_SC: (S, C) residual of the first layer; None without one.
+    """
+
+    radial: RadialTables
     first_mix: tuple[Tensor, ...]
     residual_SC: Tensor | None
 
@@ -47,31 +61,38 @@ class TabulatedMACE(nn.Module):
     * Node features of the first layer depend on the species alone. Its sum over edges is taken of hidden radial functions
       times harmonics for each species of sender; the last radial layer, ``linear_up`` and the mixing of paths follow as one
       matrix per species and degree.
+
+    Tables are made for each set of species that comes, and kept (see ``has_room``).
     """
 
     def __init__(self, model: MACE) -> None:
         super().__init__()
         self.stock, self.spec, self.precision = model, model.spec, model.precision
         self._tables: dict[tuple[int, ...], Tables] = {}
+        self._radial_tables: dict[tuple[int, ...], RadialTables] = {}
 
     def _apply(self, fn: Any, recurse: bool = True) -> "TabulatedMACE":
         self._tables.clear()
+        self._radial_tables.clear()
         return super()._apply(fn, recurse)
 
     def forward(
         self, vectors_E3: Tensor, species_N: Tensor, graph: Graph, head: int = 0, groups: kernels.SpeciesGroups | None = None
     ) -> NodeOutput:
-        """Per-atom energies as ``MACE.forward``; no descriptors.
+        """Per-atom energies as ``MACE.forward``, by which they are made where there is no room for tables; no descriptors.
 
         Raises:
             ValueError: the radial functions cannot be tabulated as accurately as the policy asks.
         """
         spec, stock = self.spec, self.stock
         groups = kernels.SpeciesGroups.of(species_N) if groups is None else groups
+        if not self.has_room(groups.present):
+            return NodeOutput(stock(vectors_E3, species_N, graph, head, groups).energy_N, None)
         tables = self.tables(groups.present)
-        features_EJ, rows_E = kernels.edge_features(vectors_E3, spec.max_ell, spec.r_max, tables.num_intervals, self.precision.compute)
-        if tables.first_row_SS is not None:
-            rows_E = rows_E + tables.first_row_SS[groups.group_N[graph.senders_E], groups.group_N[graph.receivers_E]]
+        radial = tables.radial
+        features_EJ, rows_E = kernels.edge_features(vectors_E3, spec.max_ell, spec.r_max, radial.num_intervals, self.precision.compute)
+        if radial.first_row_SS is not None:
+            rows_E = rows_E + radial.first_row_SS[groups.group_N[graph.senders_E], groups.group_N[graph.receivers_E]]
         energy_N = vectors_E3.new_zeros(species_N.shape[0])
         if spec.pair_repulsion:
             energy_N = stock.repulsion(torch.linalg.vector_norm(vectors_E3, dim=1), species_N, graph)
@@ -83,7 +104,7 @@ class TabulatedMACE(nn.Module):
             if layer + 1 < spec.num_layers:
                 following = cast(Interaction, stock.interactions[layer + 1])
                 sums_NKC = kernels.tabulated_convolution(
-                    following.up(h_NMC), features_EJ, rows_E, tables.weights_RPQC[layer], *graph.rows,
+                    following.up(h_NMC), features_EJ, rows_E, radial.weights_RPQC[layer], *graph.rows,
                     following.degrees_in, following.paths,
                 )  # fmt: skip
                 a_NMC = following.messages(following.mix(sums_NKC), density.get(layer + 1), groups)
@@ -96,7 +117,7 @@ class TabulatedMACE(nn.Module):
         """(N, 16, C) messages of the first layer, and the (N, 1) density of each layer that has one."""
         interaction = cast(Interaction, self.stock.interactions[0])
         moments_NJZK = kernels.radial_moments(
-            features_EJ, rows_E, tables.moments_RQK, groups.group_N, len(groups.present),
+            features_EJ, rows_E, tables.radial.moments_RQK, groups.group_N, len(groups.present),
             graph.senders_E, graph.receivers_E, graph.receiver_offsets,
         )  # fmt: skip
         density = {}
@@ -112,6 +133,13 @@ class TabulatedMACE(nn.Module):
     def _density_layers(self) -> list[int]:
         return [layer for layer, interaction in enumerate(self.stock.interactions) if interaction.density]
 
+    def has_room(self, present: tuple[int, ...]) -> bool:
+        """Whether tables of the species ``present`` are there, or may still be made."""
+        if present in self._tables:
+            return True
+        kinds = {key: self._num_kinds(key) for key in (*self._radial_tables, self._radial_key(present))}
+        return len(self._tables) < MAX_SETS and sum(kinds.values()) <= MAX_KINDS
+
     def tables(self, present: tuple[int, ...]) -> Tables:
         """The tables of the species ``present``; made once."""
         if present not in self._tables:
@@ -119,22 +147,35 @@ class TabulatedMACE(nn.Module):
                 self._tables[present] = self._make_tables(present)
         return self._tables[present]
 
+    def _radial_key(self, present: tuple[int, ...]) -> tuple[int, ...]:
+        """The species that radial functions depend on: none without a distance transform."""
+        return () if self.spec.distance_transform == "none" else present
+
+    def _num_kinds(self, key: tuple[int, ...]) -> int:
+        return len(key) * (len(key) + 1) // 2 if key else 1
+
     def _make_tables(self, present: tuple[int, ...]) -> Tables:
-        spec, stock = self.spec, self.stock
-        device, dtype = stock.numbers_S.device, self.precision.compute
-        bonds, first_row_SS = self._kinds_of_pairs(present)
+        device, dtype, key = self.stock.numbers_S.device, self.precision.compute, self._radial_key(present)
+        if key not in self._radial_tables:
+            self._radial_tables[key] = self._tabulate(key)
+        first_mix, residual_SC = self._fold_first_layer(present)
+        return Tables(
+            self._radial_tables[key],
+            tuple(mix.to(device, dtype) for mix in first_mix),
+            None if residual_SC is None else residual_SC.to(device, dtype),
+        )
+
+    def _tabulate(self, key: tuple[int, ...]) -> RadialTables:
+        spec, device, dtype = self.spec, self.stock.numbers_S.device, self.precision.compute
+        bonds, first_row_SS = self._kinds_of_pairs(key)
         functions = [[partial(self._radial, layer=layer, bond=bond) for bond in bonds] for layer in range(spec.num_layers)]
         num_intervals = self._choose_intervals([function for layer in functions for function in layer])
         tables = [torch.cat([tabulate(function, spec.r_max, num_intervals) for function in layer]).to(dtype) for layer in functions]
-        weights = [table.unflatten(2, (-1, spec.num_channels)).transpose(1, 2).contiguous().to(device) for table in tables[1:]]
-        first_mix, residual_SC = self._fold_first_layer(present)
-        return Tables(
+        return RadialTables(
             num_intervals,
             tables[0].to(device),
-            tuple(weights),
+            tuple(table.unflatten(2, (-1, spec.num_channels)).transpose(1, 2).contiguous().to(device) for table in tables[1:]),
             None if first_row_SS is None else (first_row_SS * (num_intervals + 1)).to(device),
-            tuple(mix.to(device, dtype) for mix in first_mix),
-            None if residual_SC is None else residual_SC.to(device, dtype),
         )
 
     def _choose_intervals(self, functions: list[RadialFunction]) -> int:

@@ -10,7 +10,7 @@ from models import zoo
 from mosso import Precision
 from mosso.engine.potential import Potential
 from mosso.kernels import dispatch
-from mosso.models import evaluation_form, outputs
+from mosso.models import evaluation_form, outputs, tabulated_mace
 from mosso.models.base import species_index
 from mosso.models.outputs import Output
 from mosso.models.tabulated_mace import TabulatedMACE
@@ -53,6 +53,30 @@ def test_too_strict_a_policy_is_refused() -> None:
     potential = Potential(zoo.checkpoint("mace-plain"), precision=replace(TABULATED, table_error=1e-15), head="Default")
     with pytest.raises(ValueError, match="cannot be tabulated within 1e-15"):
         evaluate(potential, True)
+
+
+@pytest.mark.parametrize("name", ["mace-residual-first", "mace-density-agnesi-zbl"])
+def test_what_there_is_no_room_for_is_evaluated_in_the_stock_form(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    potential = Potential(zoo.checkpoint(name), precision=TABULATED)
+    model = TabulatedMACE(potential.model)
+    transformed = potential.model.spec.distance_transform != "none"
+    model.tables((0, 2))
+    monkeypatch.setattr(tabulated_mace, "MAX_KINDS", 4)
+    assert model.has_room((0, 2))
+    assert model.has_room((1,))  # one kind more at most
+    assert model.has_room((0, 1)) is not transformed
+    monkeypatch.setattr(tabulated_mace, "MAX_SETS", 1)
+    assert not model.has_room((1,))
+    batch = potential.batch([systems.dimer(1.3, (6, 8))])
+    species_N = species_index(batch.numbers_N, potential.species)
+    found, wanted = (outputs.evaluate(form, batch, potential.graph(batch), species_N) for form in (model, potential.model))
+    assert torch.equal(found.forces, wanted.forces)
+    assert list(model._tables) == [(0, 2)]
+
+
+def test_sets_of_species_share_functions_of_the_distance_alone() -> None:
+    model = TabulatedMACE(Potential(zoo.checkpoint("mace-plain"), precision=TABULATED).model)
+    assert model.tables((0, 2)).radial is model.tables((1,)).radial
 
 
 def test_stands_in_for_the_stock_form_where_its_kernels_run(monkeypatch: pytest.MonkeyPatch) -> None:
