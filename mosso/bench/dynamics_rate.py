@@ -11,6 +11,7 @@ from mosso.dynamics.integrators import Langevin
 from mosso.dynamics.simulate import simulate
 from mosso.dynamics.state import ForceField
 from mosso.dynamics.trajectory import LogWriter, TrajectoryWriter
+from mosso.dynamics.writing import WriterThread
 
 TEMPERATURE, TIMESTEP, FRICTION = 300.0, 0.5, 0.01  # K, fs, 1/fs
 LOG_EVERY, WRITE_EVERY = 10, 100
@@ -25,7 +26,7 @@ def steps_per_second(potential: ForceField, system: str, num_steps: int) -> dict
         )  # fmt: skip
         measure.wait(potential.device)
         start = time.perf_counter()
-        with LogWriter(Path(folder, "run.csv")) as log, TrajectoryWriter(Path(folder, "run.extxyz")) as frames:
+        with LogWriter(Path(folder, "run.csv")) as log, TrajectoryWriter(Path(folder, "run.extxyz")) as frames, WriterThread() as writer:
             state = simulate(
                 potential,
                 None,
@@ -35,9 +36,10 @@ def steps_per_second(potential: ForceField, system: str, num_steps: int) -> dict
                 state=state,
                 log_every=LOG_EVERY,
                 write_every=WRITE_EVERY,
-                on_log=log,
-                on_frame=frames,
+                on_log=writer.later(log),
+                on_frame=writer.later(frames),
             )
+            writer.wait()
         measure.wait(potential.device)
         seconds = time.perf_counter() - start
     return {"kind": "md", "side": "mosso", "system": system, "atoms": state.batch.num_atoms, "steps_per_s": num_steps / seconds}

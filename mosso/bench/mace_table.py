@@ -22,7 +22,7 @@ from mosso.bench import dynamics_rate, largest, limits, measure, profile, report
 from mosso.bench.cases import MODELS, SYSTEMS, TABLE
 from mosso.bench.peer_runs import Peer
 from mosso.bench.problems import Answer, Problem, batch_and_graph, with_gains
-from mosso.bench.steps import RowFile, rows_of_problem
+from mosso.bench.steps import RowFile, reason, rows_of_problem
 from mosso.bench.variants import VARIANTS, tabulated
 from mosso.data.structure import Batch
 from mosso.engine.potential import Potential, find_device
@@ -139,8 +139,8 @@ class Run:
         common = {"kind": kind, "side": "mosso", "name": name, "model": self.model, "precision": "fp32"}
         try:
             self.file.write(common | make())
-        except (RuntimeError, ValueError) as error:
-            self.file.write(common | {"error": str(error).splitlines()[0]})
+        except Exception as error:  # a part that fails takes no other down
+            self.file.write(common | {"error": reason(error)})
 
     def profile(self, systems: list[str]) -> None:
         """Kernels of one evaluation by the last variant, and how close its ops come to their limits."""

@@ -44,8 +44,13 @@ def rows_of_problem(problem: Problem, potential: Potential, variants: list[str],
         row = common | {"name": variant, "stress": stress}
         try:
             yield row | _measured(problem, potential, variant, stress, seconds)
-        except (RuntimeError, ValueError) as error:  # out of memory, or a variant that cannot run here
-            yield row | {"error": str(error).splitlines()[0]}
+        except Exception as error:  # out of memory, a kernel that does not compile: the other rows go on
+            yield row | {"error": reason(error)}
+
+
+def reason(error: Exception) -> str:
+    """The kind of an error and the first line of its message."""
+    return ": ".join([type(error).__name__, *str(error).strip().splitlines()[:1]])
 
 
 def _measured(problem: Problem, potential: Potential, variant: str, stress: bool, seconds: float) -> Row:

@@ -10,6 +10,7 @@ import numpy as np
 from ase import Atoms
 from ase.calculators.calculator import all_properties
 from ase.calculators.singlepoint import SinglePointCalculator
+from ase.constraints import FixAtoms
 from ase.io.trajectory import Trajectory
 from ase.stress import full_3x3_to_voigt_6_stress
 
@@ -117,9 +118,11 @@ class AseTrajectory:
         self._file = Trajectory(str(path), "a" if append else "w")
 
     def write(self, frame: dict[str, Any]) -> None:
-        """Append one frame: host arrays by the names of ase.Atoms, ``energy``, ``forces``, ``stress`` (3, 3) where there."""
+        """Append one frame: host arrays by the names of ase.Atoms, ``free`` (N,) bool, ``energy``, ``forces``, ``stress`` (3, 3) where
+        there."""
         kinds = ("numbers", "positions", "cell", "pbc", "momenta", "masses", "info")
-        atoms = Atoms(**{name: frame[name] for name in kinds})
+        held = None if frame["free"].all() else FixAtoms(mask=~frame["free"])
+        atoms = Atoms(**{name: frame[name] for name in kinds}, constraint=held)
         results = {"energy": float(frame["energy"]), "forces": frame["forces"]}
         if "stress" in frame and frame["pbc"].all():
             results["stress"] = full_3x3_to_voigt_6_stress(frame["stress"])

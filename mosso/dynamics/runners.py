@@ -138,6 +138,8 @@ class CapturedRunner(Generic[T]):
 
     def forget(self) -> None:
         self._graphs.clear()
+        # of a pool that no graph uses any more torch makes no other
+        self._pool = torch.cuda.graph_pool_handle()
 
     def _recorded(self, kind: Kind) -> tuple[torch.cuda.CUDAGraph, T]:
         """The graph of a kind of step, and a result whose tensors lie in the graph's own memory: only its shape is of use."""

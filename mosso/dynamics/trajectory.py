@@ -68,7 +68,7 @@ def _frames(state: State) -> Iterator[dict[str, Any]]:
     """One dictionary of host arrays per system."""
     batch = state.batch
     per_atom = {"numbers": batch.numbers_N, "positions": batch.positions_N3, "momenta": state.momenta_N3, "forces": state.forces_N3}
-    per_atom["masses"] = state.masses_N
+    per_atom |= {"masses": state.masses_N, "free": state.free_N}
     per_system = {"cell": batch.cell_B33, "pbc": batch.pbc_B3, "energy": state.energy_B}
     if state.stress_B33 is not None:
         per_system["stress"] = state.stress_B33
@@ -110,7 +110,8 @@ def _extxyz(frame: dict[str, Any]) -> str:
 
     numbers = frame["numbers"]
     keys = [f"Lattice={matrix(frame['cell'])}"] if frame["cell"].any() else []
-    keys += ["Properties=species:S:1:pos:R:3:momenta:R:3:forces:R:3", f"energy={float(frame['energy'])!r}"]
+    mask = "" if frame["free"].all() else ":move_mask:L:1"
+    keys += [f"Properties=species:S:1:pos:R:3:momenta:R:3:forces:R:3{mask}", f"energy={float(frame['energy'])!r}"]
     if "stress" in frame and frame["pbc"].all():
         keys.append(f"stress={matrix(frame['stress'])}")
     keys += [f"{name}={value!r}" for name, value in frame["info"].items()]
@@ -119,6 +120,8 @@ def _extxyz(frame: dict[str, Any]) -> str:
     columns = np.concatenate([frame["positions"], frame["momenta"], frame["forces"]], axis=1)
     row = "%-2s" + " %16.10f" * 3 + " %16.10f" * 3 + " %16.10f" * 3
     lines = [row % (symbols[int(z)], *values) for z, values in zip(numbers, columns.tolist(), strict=True)]
+    if not frame["free"].all():  # ASE's column of atoms that are not fixed
+        lines = [f"{line} {'T' if free else 'F'}" for line, free in zip(lines, frame["free"], strict=True)]
     return "\n".join([str(len(numbers)), " ".join(keys), *lines]) + "\n"
 
 

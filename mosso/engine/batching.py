@@ -87,7 +87,8 @@ def _used_share(device: torch.device) -> float:
 
 
 def _too_large(potential: Potential, structure: Structure, number: int) -> str:
+    remedy = "take a GPU with more memory" + (", or evaluate under fp32" if potential.precision.name == "fp64" else "")
     return (
         f"Structure {number} with {len(structure)} atoms does not fit into the memory of {potential.device} under "
-        f"{potential.precision.name}: take a GPU with more memory, or a shorter number format."
+        f"{potential.precision.name}: {remedy}."
     )

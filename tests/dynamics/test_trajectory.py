@@ -1,12 +1,14 @@
 """Files: what they hold, crashes, resuming."""
 
 import csv
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from ase.io import read
 from dynamics.potentials import argon, cluster, fcc
 
+from mosso.data.readers import read_structures
 from mosso.dynamics.integrators import NVE, Langevin
 from mosso.dynamics.simulate import load_state, save_state, simulate, start
 from mosso.dynamics.trajectory import LogWriter, TrajectoryWriter
@@ -38,6 +40,15 @@ def test_frames_hold_the_state(tmp_path, suffix):
     np.testing.assert_allclose(last.get_potential_energy(), float(state.energy_B), rtol=1e-14)
     np.testing.assert_allclose(last.get_stress(voigt=False), state.stress_B33[0].numpy(), atol=1e-12)
     np.testing.assert_allclose(last.cell, state.batch.cell_B33[0].numpy())
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_frames_say_which_atoms_are_fixed(tmp_path, suffix):
+    path, fixed = tmp_path / f"out.{suffix}", np.arange(32) < 3
+    run(path, replace(fcc(), fixed=fixed))
+    for structure in read_structures(path):
+        np.testing.assert_array_equal(structure.fixed, fixed)
+    assert "momenta" in read(path).arrays
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)

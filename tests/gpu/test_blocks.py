@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from dynamics.test_blocks import Stubborn, Watched
-from models.zoo import potential
+from models.zoo import checkpoint, potential
 from systems import water_box
 
 from mosso.data.structure import Structure
@@ -21,6 +21,7 @@ from mosso.dynamics.writing import WriterThread
 from mosso.engine.potential import Potential
 from mosso.graph.device_list import CANDIDATES, EDGES, MOVED, DeviceList
 from mosso.kernels import dispatch
+from mosso.models.tabulated_mace import TabulatedMACE
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
 
@@ -94,6 +95,18 @@ def test_a_loop_of_triton_ops_alone_is_that_of_the_cpu(watched) -> None:
         cuda = simulate(on_cuda(), boxes(), ENSEMBLES["langevin"], **OPTIONS)
     assert isinstance(watched[0]._runner, CapturedRunner)
     assert_close(cuda, simulate(potential("mace-density-agnesi-zbl", "fp64"), boxes(), ENSEMBLES["langevin"], **OPTIONS))
+
+
+def test_the_tabulated_form_with_all_ops_in_triton_moves_as_the_stock_one(watched) -> None:
+    name = "mace-density-agnesi-zbl"
+    with dispatch.prefer("triton"):
+        fast = Potential(checkpoint(name), device="cuda", precision="fp32")
+        assert isinstance(fast.evaluator, TabulatedMACE)
+        cuda = simulate(fast, boxes(), ENSEMBLES["npt-anisotropic"], **OPTIONS)
+    cpu = simulate(potential(name, "fp32"), boxes(), ENSEMBLES["npt-anisotropic"], **OPTIONS)
+    assert isinstance(watched[0]._runner, CapturedRunner)
+    torch.testing.assert_close(cuda.batch.positions_N3.cpu(), cpu.batch.positions_N3, rtol=0, atol=1e-4)
+    torch.testing.assert_close(cuda.forces_N3.cpu(), cpu.forces_N3, rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("name", ["langevin", "npt-anisotropic"])

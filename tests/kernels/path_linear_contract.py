@@ -25,11 +25,14 @@ from torch import Tensor
 
 from mosso import kernels
 from mosso.kernels import dispatch
+from mosso.kernels.fused import INTERPRETED
 from mosso.kernels.fused import path_linear as fused
 from mosso.math.irreps import num_components
 
 # What a mode that rounds its operands may be off by, likewise; the interpreter computes tf32 and tf32x3 in float32.
 ROUNDED = {"tf32": 2e-3, "fp16": 2e-3, "bf16": 1e-2}
+assert INTERPRETED is not CUDA, "set TRITON_INTERPRET=1 where there is no CUDA device, and only there"
+
 MIXING = ((0, 1, 2, 3), ((0, 1), (2, 5, 8), (11, 16, 21), (26, 33)))  # 10 paths of degrees (0, 1) and max_ell 3: 40 rows to 16
 pytestmark = pytest.mark.usefixtures("poisoned_memory")
 

@@ -1,4 +1,4 @@
-"""How the edge convolutions register their ops and start their kernels."""
+"""How fused ops are registered and their kernels started."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -37,9 +37,13 @@ def ceil_div(a: int, b: int) -> int:
 
 
 def launch(kernel: Any, grid: tuple[int, ...], *arguments: Any, **constants: Any) -> None:
-    """Run a kernel, or record it where torch.compile traces."""
-    wrap = kernel if INTERPRETED else wrap_triton(kernel)
-    wrap[grid](*arguments, **constants)
+    """Run a kernel on the device of its first argument, or record it where torch.compile traces."""
+    if INTERPRETED:
+        kernel[grid](*arguments, **constants)
+        return
+    # triton launches on the current device, which need not be that of the tensors
+    with torch.cuda.device_of(arguments[0]):
+        wrap_triton(kernel)[grid](*arguments, **constants)
 
 
 def register(name: str, fake: Callable[..., Any], *, assembly: bool = False) -> Callable[[Callable[..., Any]], Any]:

@@ -448,5 +448,6 @@ def select_edges(
 
 
 def _launch(kernel: Any, grid: tuple[int, ...], *arguments: Any, **constants: Any) -> None:
-    """One warp per program; sums and products rounded one by one."""
-    kernel[grid](*arguments, num_warps=1, enable_fp_fusion=False, **constants)
+    """One warp per program, on the device of the first argument; sums and products rounded one by one."""
+    with torch.cuda.device_of(arguments[0]):
+        kernel[grid](*arguments, num_warps=1, enable_fp_fusion=False, **constants)

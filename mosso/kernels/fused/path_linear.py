@@ -11,7 +11,7 @@ A bias by species may be added to the rows of degree 0; nothing else depends on 
 N atoms, K rows of x, M rows of the output, C and D their channels, T tiles of atoms of one species.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -20,9 +20,9 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
-from torch.library import custom_op, triton_op, wrap_triton
 
-from mosso.kernels.fused import FINGERPRINT, INTERPRETED
+from mosso.kernels.fused import FINGERPRINT
+from mosso.kernels.fused.launch import ceil_div, launch, register
 from mosso.kernels.reference import TILE_ATOMS, SpeciesGroups
 from mosso.math.irreps import num_components
 from mosso.precision import MATMULS
@@ -45,7 +45,7 @@ def config(num_rows: int, channels_in: int, channels_out: int, itemsize: int) ->
     """The largest tiles that spill nothing on sm_90 and still make two programs for each of the 132 multiprocessors of an H200."""
     columns = min(64, max(16, triton.next_power_of_2(channels_out)))
     depth = min(32, max(16, triton.next_power_of_2(channels_in)))
-    row_tiles_wanted = _ceil_div(2 * 132, _ceil_div(channels_out, columns))
+    row_tiles_wanted = ceil_div(2 * 132, ceil_div(channels_out, columns))
     if itemsize == 8 or num_rows < 64 * row_tiles_wanted:
         return Config(32, columns, depth, 4, 3)
     if num_rows < 128 * row_tiles_wanted:
@@ -285,27 +285,6 @@ def _mix(
     tl.store(out + atom[:, None] * (ROWS_OUT * C_OUT) + row_out[:, None] * C_OUT + column[None, :], total, mask=inside)
 
 
-def _ceil_div(a: int, b: int) -> int:
-    return -(-a // b)
-
-
-def _launch(kernel: Any, grid: tuple[int, ...], *arguments: Any, **constants: Any) -> None:
-    """Run a kernel, or record it where torch.compile traces."""
-    wrap = kernel if INTERPRETED else wrap_triton(kernel)
-    wrap[grid](*arguments, **constants)
-
-
-def _register(name: str, fake: Callable[..., Any]) -> Callable[[Callable[..., Any]], Any]:
-    """Make an op of a function: transparent to compilers, or opaque under the interpreter, which nothing can trace."""
-
-    def decorate(function: Callable[..., Any]) -> Any:
-        op: Any = (custom_op if INTERPRETED else triton_op)(f"mosso::{name}", function, mutates_args=())
-        op.register_fake(fake)
-        return op
-
-    return decorate
-
-
 def _shape(x: Tensor, weights: Sequence[Tensor], layout: Layout, mirrored: bool) -> tuple[int, int, int]:
     """Atoms, rows and channels of the output."""
     if not mirrored:
@@ -317,7 +296,7 @@ def _fake_mixed(x, weights, order, tiles, bias, species, blocks, num_rows, mirro
     return x.new_empty(_shape(x, weights, Layout.parse(blocks, int(num_rows)), mirrored))
 
 
-@_register("path_linear", _fake_mixed)
+@register("path_linear", _fake_mixed)
 def _mixed(
     x: Tensor,
     weights: Sequence[Tensor],
@@ -342,12 +321,12 @@ def _mixed(
     table, fields = _table(layout, mirrored)
     widths = table[::fields]
     cut = config(num_atoms * sum(widths), channels_in, channels_out, x.element_size())
-    row_tiles = sum(_ceil_div((TILE_ATOMS if tiles is not None else num_atoms) * width, cut.rows) for width in widths)
+    row_tiles = sum(ceil_div((TILE_ATOMS if tiles is not None else num_atoms) * width, cut.rows) for width in widths)
     row_tiles *= tiles.shape[0] if tiles is not None else 1
     matrices = [weight.contiguous() for weight in weights]
-    _launch(
+    launch(
         _mix,
-        (row_tiles * _ceil_div(channels_out, cut.columns),),
+        (row_tiles * ceil_div(channels_out, cut.columns),),
         x.contiguous(),
         *matrices,
         *matrices[:1] * (MAX_DEGREES - len(matrices)),
