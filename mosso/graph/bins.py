@@ -8,7 +8,7 @@ import torch
 
 from mosso.data.structure import Batch
 from mosso.graph.neighbors import reduce_lattice
-from mosso.kernels.reference_neighbor_list import Bins
+from mosso.kernels.reference.neighbor_list import Bins
 
 SearchMethod = Literal["auto", "brute", "cells"]
 

@@ -17,7 +17,7 @@ from mosso.graph.graph import Graph, edge_vectors
 from mosso.graph.neighbors import check_cutoff, edges_within, neighbor_list
 from mosso.graph.verlet import SAFE_SHARE, check_skin
 from mosso.kernels import neighbor_ops
-from mosso.kernels.reference_neighbor_list import CANDIDATES, EDGES, MOVED, SPANS, Candidates, Edges, Report, inverse_cells, movement
+from mosso.kernels.reference.neighbor_list import CANDIDATES, EDGES, MOVED, SPANS, Candidates, Edges, Report, inverse_cells, movement
 
 __all__ = ["CANDIDATES", "EDGES", "MOVED", "SPANS", "Counts", "DeviceList"]
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from mosso import kernels
 from mosso.data.structure import Batch
-from mosso.kernels import reference_neighbor_list
+from mosso.kernels.reference import neighbor_list
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,8 +139,8 @@ def _row_offsets(rows_E: Tensor, num_rows: int) -> Tensor:
 
 
 def displacements(batch: Batch, senders_E: Tensor, receivers_E: Tensor, shifts_E3: Tensor) -> Tensor:
-    """(E, 3) float64, Angstrom, from sender to receiver; see ``reference_neighbor_list.displacements``."""
-    return reference_neighbor_list.displacements(batch.positions_N3, batch.cell_B33, batch.system_N, senders_E, receivers_E, shifts_E3)
+    """(E, 3) float64, Angstrom, from sender to receiver; see ``kernels.reference.neighbor_list``."""
+    return neighbor_list.displacements(batch.positions_N3, batch.cell_B33, batch.system_N, senders_E, receivers_E, shifts_E3)
 
 
 def edge_vectors(batch: Batch, graph: Graph) -> Tensor:

@@ -12,7 +12,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from mosso.kernels import reference, reference_neighbor_list, reference_noise
+from mosso.kernels import reference
+from mosso.kernels.reference import neighbor_list, noise
 from mosso.math.coupling import ContractionTable, CouplingPath
 
 IMPLEMENTATIONS = ("auto", "reference", "triton")
@@ -65,7 +66,8 @@ ON_CUDA = {
 
 def preferred(op: str, device: torch.device) -> str:
     """``reference`` or ``triton``: what ``auto`` means for an op on a device."""
-    return ON_CUDA[op] if device.type == "cuda" and HAS_TRITON else "reference"
+    runs = device.type == "cuda" and HAS_TRITON and _device_obstacle(str(device)) is None
+    return ON_CUDA[op] if runs else "reference"
 
 
 @contextmanager
@@ -106,18 +108,18 @@ class NeighborOps(NamedTuple):
 
 
 def neighbor_ops(positions_N3: Tensor, implementation: str = "auto") -> NeighborOps:
-    """See ``reference_neighbor_list`` and ``fused.neighbor_list``; ``implementation`` is auto, reference or triton."""
+    """See ``reference.neighbor_list`` and ``fused.neighbor_list``; ``implementation`` is auto, reference or triton."""
     if choose(implementation, "neighbor_list", positions_N3) == "reference":
-        return NeighborOps(None, reference_neighbor_list.select_edges)
+        return NeighborOps(None, neighbor_list.select_edges)
     from mosso.kernels.fused import neighbor_list as fused
 
     return NeighborOps(fused.find_candidates, fused.select_edges)
 
 
 def gaussian(seeds_N: Tensor, index_N: Tensor, step: Tensor, stream: int, implementation: str = "auto") -> Tensor:
-    """(N, 3) float64: see ``reference_noise.gaussian``; ``implementation`` is auto, reference or triton."""
+    """(N, 3) float64: see ``reference.noise.gaussian``; ``implementation`` is auto, reference or triton."""
     if choose(implementation, "gaussian", step.new_empty(0, dtype=torch.float64)) == "reference":
-        return reference_noise.gaussian(seeds_N, index_N, step, stream)
+        return noise.gaussian(seeds_N, index_N, step, stream)
     from mosso.kernels.fused import noise as fused
 
     return fused.gaussian(seeds_N, index_N, step, stream)

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from mosso.dynamics.noise import BAROSTAT, THERMOSTAT, gaussian
-from mosso.kernels.reference_noise import philox
+from mosso.kernels.reference.noise import philox
 
 # Known answers of the Random123 distribution (kat_vectors, philox4x32 10).
 KNOWN = [

@@ -8,7 +8,8 @@ import pytest
 import torch
 from kernels.contract import DEVICE
 
-from mosso.kernels import gaussian, reference_noise
+from mosso.kernels import gaussian
+from mosso.kernels.reference import noise
 
 pytestmark = pytest.mark.usefixtures("poisoned_memory")
 
@@ -22,7 +23,7 @@ def test_numbers_are_those_of_the_reference(num_rows: int, step: int) -> None:
     now = torch.tensor(step, device=DEVICE)
     for stream in range(3):
         got = gaussian(seeds_N, index_N, now, stream, "triton")
-        want = reference_noise.gaussian(seeds_N, index_N, now, stream)
+        want = noise.gaussian(seeds_N, index_N, now, stream)
         torch.testing.assert_close(got, want, rtol=1e-13, atol=1e-14)
 
 

@@ -9,6 +9,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from mosso.kernels.fused import FINGERPRINT
 from mosso.kernels.fused.launch import ceil_div, launch, register
 
 BLOCK = 128  # edges of a program
@@ -38,7 +39,7 @@ def _vectors(
         tl.store(out + 3 * edge + axis, tl.where(real, there - here + translation, padding), mask=inside)
 
 
-def _fake(positions, cells, systems, senders, receivers, shifts, receiver_offsets, cutoff):
+def _fake(positions, cells, systems, senders, receivers, shifts, receiver_offsets, cutoff, fingerprint):
     return positions.new_empty(senders.shape[0], 3)
 
 
@@ -52,6 +53,7 @@ def _forward(
     shifts: Tensor,
     receiver_offsets: Tensor,
     cutoff: float,
+    fingerprint: str,
 ) -> Tensor:
     """(E, 3)."""
     num_edges = senders.shape[0]
@@ -76,5 +78,5 @@ def edge_vectors(
     cutoff: float,
 ) -> Tensor:
     """(E, 3) as ``reference.edge_vectors``; not differentiable."""
-    result: Tensor = _forward(positions_N3, cell_B33, system_N, senders_E, receivers_E, shifts_E3, receiver_offsets, cutoff)
+    result: Tensor = _forward(positions_N3, cell_B33, system_N, senders_E, receivers_E, shifts_E3, receiver_offsets, cutoff, FINGERPRINT)
     return result

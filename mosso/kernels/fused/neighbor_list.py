@@ -20,7 +20,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from mosso.kernels.reference_neighbor_list import CANDIDATES, EDGES, MOVED, SPANS, Bins, Candidates, Edges, Report, inverse_cells
+from mosso.kernels.reference.neighbor_list import CANDIDATES, EDGES, MOVED, SPANS, Bins, Candidates, Edges, Report, inverse_cells
 
 # Added (A) to the radius of the search, and twice to the range of bins, against the rounding of wrapped positions.
 MARGIN = 1e-6

@@ -1,5 +1,5 @@
 # mypy: disallow-untyped-defs=False
-"""Counter-based normal random numbers in Triton: one kernel in place of more than a hundred; see reference_noise.py.
+"""Counter-based normal random numbers in Triton: one kernel in place of more than a hundred; see reference/noise.py.
 
 The words of Philox are those of the reference bit for bit; the normals differ where logarithm, sine and cosine do.
 """
@@ -39,7 +39,7 @@ def _gaussian(seeds, index, step, normals, num_rows, STREAM: tl.constexpr, BLOCK
 
 
 def gaussian(seeds_N: Tensor, index_N: Tensor, step: Tensor, stream: int) -> Tensor:
-    """(N, 3) float64: see ``reference_noise.gaussian``."""
+    """(N, 3) float64: see ``reference.noise.gaussian``."""
     num_rows = len(index_N)
     normals_N3 = torch.empty(num_rows, 3, dtype=torch.float64, device=index_N.device)
     if num_rows:

@@ -5,6 +5,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from mosso.kernels.fused import FINGERPRINT
 from mosso.kernels.fused.launch import ceil_div, launch, register
 
 ROWS = 256  # read at a time by a program, and kept apart until the end
@@ -43,12 +44,12 @@ def _reduce(values, counts, out, WIDTH: tl.constexpr, COLUMNS: tl.constexpr, ROW
     tl.store(out + segment.to(tl.int64) * WIDTH + column, result, mask=column < WIDTH)
 
 
-def _fake(values, counts, maximum):
+def _fake(values, counts, maximum, fingerprint):
     return values.new_empty(counts.shape[0], *values.shape[1:])
 
 
 @register("reduce_segments", _fake)
-def _forward(values: Tensor, counts: Tensor, maximum: bool) -> Tensor:
+def _forward(values: Tensor, counts: Tensor, maximum: bool, fingerprint: str) -> Tensor:
     """(B, ...)."""
     out = values.new_empty(counts.shape[0], *values.shape[1:])
     width = out[0].numel() if counts.shape[0] else 0
@@ -61,5 +62,5 @@ def _forward(values: Tensor, counts: Tensor, maximum: bool) -> Tensor:
 
 def reduce_segments(values: Tensor, counts_B: Tensor, maximum: bool) -> Tensor:
     """(B, ...) as ``reference.sum_segments`` or ``max_segments``; not differentiable."""
-    result: Tensor = _forward(values, counts_B, maximum)
+    result: Tensor = _forward(values, counts_B, maximum, FINGERPRINT)
     return result

@@ -9,6 +9,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from mosso.kernels.fused import FINGERPRINT
 from mosso.kernels.fused.launch import launch, register
 
 BLOCK = 32  # edges whose places are counted together, against as many at a time
@@ -35,12 +36,12 @@ def _place(rows, senders, receiver_offsets, order, senders_out, rows_out, BLOCK:
         tl.store(rows_out + slot, row, mask=inside)
 
 
-def _fake(rows, senders, receiver_offsets):
+def _fake(rows, senders, receiver_offsets, fingerprint):
     return rows.new_empty(rows.shape), senders.new_empty(senders.shape), rows.new_empty(rows.shape)
 
 
 @register("visiting_order", _fake)
-def _forward(rows: Tensor, senders: Tensor, receiver_offsets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _forward(rows: Tensor, senders: Tensor, receiver_offsets: Tensor, fingerprint: str) -> tuple[Tensor, Tensor, Tensor]:
     """(E,) int32 edges, (E,) int64 their senders and (E,) int32 their rows, in the order of visits."""
     order, senders_out, rows_out = rows.new_empty(rows.shape), senders.new_empty(senders.shape), rows.new_empty(rows.shape)
     num_nodes = receiver_offsets.shape[0] - 1
@@ -52,5 +53,5 @@ def _forward(rows: Tensor, senders: Tensor, receiver_offsets: Tensor) -> tuple[T
 
 def visiting_order(rows_E: Tensor, senders_E: Tensor, receiver_offsets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """As ``reference.visiting_order``."""
-    result: tuple[Tensor, Tensor, Tensor] = _forward(rows_E, senders_E, receiver_offsets)
+    result: tuple[Tensor, Tensor, Tensor] = _forward(rows_E, senders_E, receiver_offsets, FINGERPRINT)
     return result
