@@ -189,7 +189,7 @@ def tabulated_convolution(
     x_NMC: Tensor,
     features_EJ: Tensor,
     rows_E: Tensor,
-    table_RPQC: Tensor,
+    table_RPCQ: Tensor,
     senders_E: Tensor,
     receivers_E: Tensor,
     receiver_offsets: Tensor,
@@ -205,7 +205,7 @@ def tabulated_convolution(
     The triton one is differentiable once, and not in the table.
     """
     edges = (senders_E, receivers_E, receiver_offsets, transpose_E, sender_offsets)
-    arguments = (x_NMC, features_EJ, rows_E, table_RPQC, *edges)
+    arguments = (x_NMC, features_EJ, rows_E, table_RPCQ, *edges)
     if choose(implementation, "tabulated_convolution", x_NMC, features_EJ) == "reference":
         return reference.tabulated_convolution(*arguments, degrees_in, paths, visits)
     from mosso.kernels.fused import tabulated_convolution as fused

@@ -33,7 +33,7 @@ class Tables:
     Attributes:
         num_intervals: on [0, r_max); a block of num_intervals + 1 rows for each kind of pair.
         moments_RQK: of the first layer: hidden functions, then the density function of each layer that has one.
-        weights_RPQC: path weights of each later layer.
+        weights_RPCQ: path weights of each later layer.
         first_row_SS: (S, S) int32, first row of a pair of species; None where one block serves all.
         first_mix: for each degree (S * K, C), from the moments of all species to the messages of the first layer.
         residual_SC: (S, C) residual of the first layer; None without one.
@@ -41,7 +41,7 @@ class Tables:
 
     num_intervals: int
     moments_RQK: Tensor
-    weights_RPQC: tuple[Tensor, ...]
+    weights_RPCQ: tuple[Tensor, ...]
     first_row_SS: Tensor | None
     first_mix: tuple[Tensor, ...]
     residual_SC: Tensor | None
@@ -137,7 +137,7 @@ class TabulatedMACE(nn.Module):
             if layer + 1 < spec.num_layers:
                 following = cast(Interaction, stock.interactions[layer + 1])
                 sums_NKC = kernels.tabulated_convolution(
-                    following.up(h_NMC), features_EJ, rows_E, tables.weights_RPQC[layer], *graph.rows,
+                    following.up(h_NMC), features_EJ, rows_E, tables.weights_RPCQ[layer], *graph.rows,
                     following.degrees_in, following.paths, visits,
                 )  # fmt: skip
                 a_NMC = following.messages(following.mix(sums_NKC), density.get(layer + 1), groups)
@@ -177,12 +177,12 @@ class TabulatedMACE(nn.Module):
         radial = self._common if kind_SS is None and self._common else self._radial_tables(bonds)
         if kind_SS is None:
             self._common = radial
-        num_intervals, moments_RQK, weights_RPQC = radial
+        num_intervals, moments_RQK, weights_RPCQ = radial
         first_mix, residual_SC = self._fold_first_layer(present)
         return Tables(
             num_intervals,
             moments_RQK,
-            weights_RPQC,
+            weights_RPCQ,
             None if kind_SS is None else (kind_SS * (num_intervals + 1)).to(device),
             tuple(mix.to(device, precision.compute) for mix in first_mix),
             None if residual_SC is None else residual_SC.to(device, precision.compute),
@@ -200,7 +200,7 @@ class TabulatedMACE(nn.Module):
             torch.cat([tabulate(function, spec.r_max, num_intervals, self.device) for function in of_layer]).to(dtype)
             for of_layer, dtype in zip(functions, dtypes, strict=True)
         )
-        by_path = tuple(table.unflatten(2, (-1, spec.num_channels)).transpose(1, 2).contiguous() for table in weights)
+        by_path = tuple(table.unflatten(2, (-1, spec.num_channels)).permute(0, 2, 3, 1).contiguous() for table in weights)
         return num_intervals, moments_RQK, by_path
 
     def _choose_intervals(self, function: RadialFunction, dtype: torch.dtype) -> int:

@@ -70,7 +70,7 @@ def make_case(
     rows = torch.randint(intervals + 1, (edges + padding,), generator=generator, dtype=torch.int32)
     rows[edges:] = intervals
     features[:, 0] = torch.where(rows < intervals, features[:, 0].abs() % 1, 0.0)
-    coefficients = rand(intervals + 1, len(paths), 4, channels)
+    coefficients = rand(intervals + 1, len(paths), channels, 4)
     coefficients[intervals] = 0
     return Case(
         rand(nodes, sum(2 * d + 1 for d in degrees_in), channels).to(DEVICE),

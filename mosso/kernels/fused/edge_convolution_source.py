@@ -154,7 +154,6 @@ class Weights:
         storage: argument with the weights, or what they are made of.
         indices: integers of an edge that addresses wait for, each with the argument that holds it.
         unit_harmonic: the harmonic of degree 0 is one; its column of ``scalars`` holds a variable t of the weights.
-        cast: makes a number of the weights one of the dtype of x.
         backward: arguments of the backward kernel that belong to this source.
         num_rows: edges that one launch of the backward kernel writes gradients of.
         flags: what the backward kernel may be asked for.
@@ -167,7 +166,6 @@ class Weights:
     storage = "weights"
     indices: ClassVar[dict[str, str]] = {"sender": "senders"}
     unit_harmonic = False
-    cast = ""
     backward: tuple[str, ...] = ("grad_weights", "num_edges")
     num_rows = "num_edges"
     flags: tuple[str, ...] = ("NEED_X", "NEED_Y", "NEED_W")
@@ -191,7 +189,12 @@ class Weights:
         return [f"w{p}" for p in range(len(table.paths))]
 
     def address(self, table: PathTable, edge: str, u: int) -> str:
-        return f"weights + {edge} * ({len(table.paths)} * CHANNELS)"
+        return f"weights + {edge} * ({len(table.paths)} * CHANNELS) + read"
+
+    def load_numbers(self, write: "_Writer", table: PathTable, prefix: str, u: int, guard: str) -> None:
+        """Lines that load what ``numbers`` names, from ``w_at`` on."""
+        for place, name in enumerate(self.numbers(table)):
+            write(f"{prefix}{name}_{u} = tl.load(w_at + {place} * CHANNELS{guard})")
 
     def evaluate(self, write: _Writer, p: int, u: int) -> None:
         """Lines that make w_p of what was loaded."""
@@ -223,7 +226,7 @@ class Weights:
 
 
 class _Tabulated(Weights):
-    """w_p = sum_q c_q t^q, where the coefficients are the row of a table (R, P, 4, C) that the edge names.
+    """w_p = sum_q c_q t^q, where the coefficients are the row of a table (R, P, C, 4) that the edge names.
 
     Edges of a receiver are visited in a given order: ``senders`` and ``rows`` come in it, ``order`` says which edge it is.
     dw_p is not stored: dt = sum over p and channels of dw_p * dw_p/dt takes the place of dY_0. One launch of the backward
@@ -235,7 +238,6 @@ class _Tabulated(Weights):
     storage = "table"
     indices: ClassVar[dict[str, str]] = {"sender": "senders", "row": "rows", "visited": "order"}
     unit_harmonic = True
-    cast = ".to(x.dtype.element_ty)"
     backward = ("first_edge", "last_edge")
     num_rows = "(last_edge - first_edge)"
     flags = ("NEED_X", "NEED_Y")
@@ -246,7 +248,12 @@ class _Tabulated(Weights):
         return [f"c{p}_{q}" for p in range(len(table.paths)) for q in range(4)]
 
     def address(self, table: PathTable, edge: str, u: int) -> str:
-        return f"table + row_{u}.to(tl.int64) * ({4 * len(table.paths)} * CHANNELS)"
+        return f"table + row_{u}.to(tl.int64) * ({4 * len(table.paths)} * CHANNELS) + (4 * read[:, None] + four)"
+
+    def load_numbers(self, write: "_Writer", table: PathTable, prefix: str, u: int, guard: str) -> None:
+        for p in range(len(table.paths)):
+            names = ", ".join(f"{prefix}c{p}_{q}_{u}" for q in range(4))
+            write(f"{names} = quarters(tl.load(w_at + {4 * p} * CHANNELS{guard}).to(x.dtype.element_ty))")
 
     def evaluate(self, write: _Writer, p: int, u: int) -> None:
         c0, c1, c2, c3 = (f"c{p}_{q}_{u}" for q in range(4))
@@ -308,12 +315,11 @@ def _loads(write: _Writer, table: PathTable, weights: Weights, step: int, base: 
             guard = f", mask={prefix}live_{u}, other=0.0"
         for name, value in weights.noted(u).items():
             write(f"{prefix}{name} = {value}")
-        write(f"at = x + sender_{u} * ({table.num_in} * CHANNELS) + read")
+        write(f"x_at = x + sender_{u} * ({table.num_in} * CHANNELS) + read")
         for i in range(table.num_in):
-            write(f"{prefix}x{i}_{u} = tl.load(at + {i} * CHANNELS{guard})")
-        write(f"at = {weights.address(table, row, u)} + read")
-        for place, name in enumerate(weights.numbers(table)):
-            write(f"{prefix}{name}_{u} = tl.load(at + {place} * CHANNELS{guard}){weights.cast}")
+            write(f"{prefix}x{i}_{u} = tl.load(x_at + {i} * CHANNELS{guard})")
+        write(f"w_at = {weights.address(table, row, u)}")
+        weights.load_numbers(write, table, prefix, u, guard)
         _load_scalars(write, table, weights, [f"{prefix}{name}_{u}" for name in weights.scalar_names(table)], row, guard)
     for u in range(step):
         for name, array in weights.indices.items():

@@ -66,7 +66,7 @@ def _forward(
     # An int, also where compilers trace with unknown sizes: kernels are made for a number of channels.
     num_nodes, channels = x.shape[0], int(x.shape[2])
     assert x.shape[1] == known.num_in
-    assert table.shape[1:] == (len(known.paths), 4, channels)
+    assert table.shape[1:] == (len(known.paths), channels, 4)
     assert receiver_offsets.shape == sender_offsets.shape == (num_nodes + 1,)
     out = x.new_empty(num_nodes, known.num_out, channels)
     cut = config("forward", channels, known.num_edge, x.element_size(), num_nodes)
@@ -172,7 +172,7 @@ def tabulated_convolution(
     x_NMC: Tensor,
     features_EJ: Tensor,
     rows_E: Tensor,
-    table_RPQC: Tensor,
+    table_RPCQ: Tensor,
     senders_E: Tensor,
     receivers_E: Tensor,
     receiver_offsets: Tensor,
@@ -187,12 +187,12 @@ def tabulated_convolution(
     Arithmetic is in the dtype of x and the features; the table may have any real one, and gets no gradient. The transpose
     lists the edges of each sender in ascending order.
     """
-    if table_RPQC.requires_grad:
+    if table_RPCQ.requires_grad:
         raise ValueError(
             "The triton implementation of tabulated_convolution gives no gradient of its table: detach it or ask for 'reference'."
         )
     if visits is None:
         visits = Visits(torch.arange(rows_E.shape[0], dtype=torch.int32, device=rows_E.device), senders_E, rows_E)
     edges = (visits.senders_E, visits.rows_E, visits.order_E, receiver_offsets, transpose_E, sender_offsets)
-    result: Tensor = _forward(x_NMC, features_EJ, table_RPQC, *edges, PathTable.describe(degrees_in, paths))
+    result: Tensor = _forward(x_NMC, features_EJ, table_RPCQ, *edges, PathTable.describe(degrees_in, paths))
     return result

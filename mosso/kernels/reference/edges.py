@@ -137,7 +137,7 @@ def tabulated_convolution(
     x_NMC: Tensor,
     features_EJ: Tensor,
     rows_E: Tensor,
-    table_RPQC: Tensor,
+    table_RPCQ: Tensor,
     senders_E: Tensor,
     receivers_E: Tensor,
     receiver_offsets: Tensor,
@@ -149,11 +149,11 @@ def tabulated_convolution(
 ) -> Tensor:
     """(N, K, C): ``edge_convolution`` whose radial weights are piecewise polynomials of the distance.
 
-    w[e, p, c] = sum over q of table[rows[e], p, q, c] t^q with t = features[e, 0]; the other features are the harmonics of
+    w[e, p, c] = sum over q of table[rows[e], p, c, q] t^q with t = features[e, 0]; the other features are the harmonics of
     degree 1 and higher (see ``edge_features``). The table is a constant of the model: it gets no gradient. ``visits``
     (see ``visiting_order``) change the speed of other implementations and the order of their sums.
     """
-    weights_EPC = _cubic(table_RPQC, rows_E, features_EJ[:, 0], 2)
+    weights_EPC = _cubic(table_RPCQ, rows_E, features_EJ[:, 0], 3)
     harmonics_EM = torch.cat([torch.ones_like(features_EJ[:, :1]), features_EJ[:, 1:]], dim=1)
     edges = (senders_E, receivers_E, receiver_offsets, transpose_E, sender_offsets)
     return edge_convolution(x_NMC, harmonics_EM, weights_EPC, *edges, degrees_in, paths)
