@@ -10,24 +10,6 @@ if CUDA:
 pytestmark = gpu
 
 
-def test_a_thread_holds_all_numbers_of_its_channel() -> None:
-    """Compiled for an H100, whatever is here: were numbers of a block spread over threads, shared memory would bring them together."""
-    from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource, compile
-
-    from mosso.kernels.fused.symmetric_contraction_source import kernels_of
-    from mosso.math.coupling import contraction_table, symmetric_coupling
-
-    kernels = kernels_of(contraction_table([[symmetric_coupling(1, 0, nu) for nu in (1, 2, 3)]]).text)
-    integers = {"species_ptr": "*i64", "order_ptr": "*i64", "num_atoms": "i32"}
-    tile = {"ORDERED": True, "CHANNELS": 128, "BLOCK_N": 2, "BLOCK_C": 32}
-    chunk = {"CHANNELS": 128, "CHUNK": 16, "BLOCK_C": 32}
-    for kernel, constants in ((kernels.gradient, tile), (kernels.second, tile), (kernels.coefficients, chunk)):
-        signature = {name: "constexpr" if name in constants else integers.get(name, "*fp32") for name in kernel.arg_names}
-        source = ASTSource(kernel, signature, constants)
-        assert compile(source, GPUTarget("cuda", 90, 32), {"num_warps": 1}).metadata.shared == 0
-
-
 @pytest.mark.parametrize(
     ("degrees", "num_atoms", "dtype"),
     [

@@ -16,7 +16,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-import triton
 from torch import Tensor
 
 from mosso.kernels.fused import INTERPRETED
@@ -29,19 +28,15 @@ from mosso.math.coupling import CouplingPath
 
 # Most that gradients per edge and channel may take at a time.
 SCRATCH_BYTES = 2**30
-# From here on one program per receiver keeps a large GPU busy.
-MANY_RECEIVERS = 1024
 
 
-def config(direction: str, channels: int, num_features: int, itemsize: int, num_nodes: int) -> Config:
-    """One channel per thread; few receivers are spread over more programs, so that a large GPU has work everywhere."""
+def config(direction: str, channels: int, num_features: int, itemsize: int) -> Config:
+    """One warp, one channel per thread: the programs of a multiprocessor then share few enough columns of the table for a row of
+    it to stay in the L1 cache until the last of them has read it."""
     max_sums = generated.MAX_HOISTED[itemsize]
-    if direction == "forward":
-        block = min(128 if num_nodes >= MANY_RECEIVERS else 32, max(32, triton.next_power_of_2(channels)))
-        return Config(block, block // 32, 1, max_sums)
-    # One warp, so that its sums over channels stay within the warp.
     nvidia = torch.version.cuda is not None and not INTERPRETED
-    return Config(32, 1, 1, max_sums, warp_sum=itemsize if nvidia and num_features <= 32 else 0)
+    summed = direction == "backward" and nvidia and num_features <= 32
+    return Config(32, 1, 1, max_sums, warp_sum=itemsize if summed else 0)
 
 
 def _fake_forward(x, features, table, senders, rows, order, receiver_offsets, transpose, sender_offsets, paths):
@@ -69,7 +64,7 @@ def _forward(
     assert table.shape[1:] == (len(known.paths), channels, 4)
     assert receiver_offsets.shape == sender_offsets.shape == (num_nodes + 1,)
     out = x.new_empty(num_nodes, known.num_out, channels)
-    cut = config("forward", channels, known.num_edge, x.element_size(), num_nodes)
+    cut = config("forward", channels, known.num_edge, x.element_size())
     launch(
         generated.kernel("forward", known, cut.step, cut.max_sums, cut.ahead, weights=TABULATED),
         (num_nodes, ceil_div(channels, cut.block)),
@@ -119,7 +114,7 @@ def _backward(
     num_nodes, num_edges, channels = x.shape[0], features.shape[0], int(x.shape[2])
     width, num_features = known.num_in * channels, known.num_edge
     need_x, need_y = needed
-    cut = config("backward", channels, num_features, x.element_size(), num_nodes)
+    cut = config("backward", channels, num_features, x.element_size())
     num_blocks = ceil_div(channels, cut.block)
     per_edge = (width if need_x else 0) + (num_blocks * num_features if need_y else 0)
     chunks = _chunks(num_edges, max(1, SCRATCH_BYTES // (per_edge * x.element_size())))
