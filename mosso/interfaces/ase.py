@@ -63,6 +63,7 @@ class Calculator(AseCalculator):
             model = load(str(model), device=device, precision=precision, head=head)
         self.potential = model
         self._neighbors = VerletList(model.cutoff, skin)
+        self._with_stress = False
 
     def _get_name(self) -> str:
         return "mosso"
@@ -82,13 +83,15 @@ class Calculator(AseCalculator):
     def calculate(
         self, atoms: Atoms | None = None, properties: Sequence[str] = ("energy",), system_changes: Sequence[str] = tuple(all_changes)
     ) -> None:
-        """Energy and forces of ``atoms``, and stress when it is asked for."""
+        """Energy and forces of ``atoms``, and stress from the first time on that it was asked for: it costs two short sums beside
+        forces, and a whole evaluation after them."""
         atoms = self.atoms if atoms is None else atoms
         if atoms is None:
             raise ValueError("Nothing to calculate: pass atoms.")
-        stress = "stress" in properties
-        if stress and atoms.cell.rank < 3:
+        if "stress" in properties and atoms.cell.rank < 3:
             raise PropertyNotImplementedError("Stress needs a cell with three lattice vectors.")
+        self._with_stress = self._with_stress or "stress" in properties
+        stress = self._with_stress and atoms.cell.rank == 3
         self.results = {}  # an error below must not leave results of other atoms behind
         super().calculate(atoms, list(properties), list(system_changes))
 

@@ -92,6 +92,10 @@ def test_each_state_is_computed_once(potential, count_calls):
     atoms.set_initial_magnetic_moments([1.0] * len(atoms))
     atoms.get_potential_energy()
     assert len(count_calls) == 2, "magnetic moments are nothing to the model"
+    atoms.rattle(0.01, seed=1)
+    atoms.get_forces()
+    atoms.get_stress()
+    assert count_calls[2:] == [True], "who asked for stress once will ask again"
 
 
 def _strain(atoms):
