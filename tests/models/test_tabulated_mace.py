@@ -10,7 +10,6 @@ from models import zoo
 
 from mosso import Precision, Structure
 from mosso.engine.potential import Potential
-from mosso.kernels import dispatch
 from mosso.models import evaluation_form, outputs, tabulated_mace
 from mosso.models.base import species_index
 from mosso.models.outputs import Output
@@ -96,7 +95,7 @@ def test_tables_live_as_long_as_an_evaluator_needs_them() -> None:
 
 
 def test_stands_in_for_the_stock_form_where_its_kernels_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(dispatch.ON_CUDA, "tabulated_convolution", "triton")
+    monkeypatch.setattr("mosso.kernels.preferred", lambda op, device: "triton" if device.type == "cuda" else "reference")
     cuda, fp32, fp64 = torch.device("cuda"), zoo.potential("mace-plain", "fp32").model, zoo.potential("mace-plain", "fp64").model
     assert isinstance(evaluation_form(fp32, cuda), TabulatedMACE)
     assert evaluation_form(fp64, cuda) is fp64
