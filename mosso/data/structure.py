@@ -121,6 +121,7 @@ class Batch:
         cell_B33: (B, 3, 3) float64, Angstrom, rows are lattice vectors.
         pbc_B3: (B, 3) bool.
         system_N: (N,) int64, the system each atom belongs to, ascending.
+        counts_B: (B,) int64, atoms per system.
         offsets: B + 1 Python ints; atoms of system b are offsets[b]:offsets[b+1].
     """
 
@@ -129,6 +130,7 @@ class Batch:
     cell_B33: Tensor
     pbc_B3: Tensor
     system_N: Tensor
+    counts_B: Tensor
     offsets: tuple[int, ...]
 
     @property
@@ -138,11 +140,6 @@ class Batch:
     @property
     def num_atoms(self) -> int:
         return self.offsets[-1]
-
-    @property
-    def counts_B(self) -> Tensor:
-        """(B,) int64, atoms per system."""
-        return torch.searchsorted(self.system_N, torch.arange(self.num_systems + 1, device=self.system_N.device)).diff()
 
     @property
     def volume_B(self) -> Tensor:
@@ -167,5 +164,6 @@ class Batch:
             cell_B33=tensor([s.cell for s in structures], (-1, 3, 3), torch.float64),
             pbc_B3=tensor([s.pbc for s in structures], (-1, 3), torch.bool),
             system_N=torch.as_tensor(np.repeat(np.arange(len(counts)), counts), dtype=torch.int64).to(device),
+            counts_B=torch.tensor(counts, dtype=torch.int64).to(device),
             offsets=offsets,
         )

@@ -15,7 +15,7 @@ from mosso.data.atomic import atomic_path
 from mosso.data.structure import Batch
 from mosso.dynamics.state import State
 
-_FORMAT = "mosso-state-2"
+_FORMAT = "mosso-state-3"
 
 
 def save_state(path: str | os.PathLike[str], state: State, settings: Mapping[str, Any] | None = None) -> None:

@@ -101,14 +101,13 @@ class _Descent:
     """A step of the relaxation of ``batch0``: FIRE, the potential, and who has arrived."""
 
     batch0: Batch
-    counts_B: Tensor
     free_N1: Tensor
     fmax: float
     pressure: float | None  # eV/A^3; None where cells stay
 
     def begin(self, evaluate: Evaluate) -> _Course:
         walk, batch = _begin(self.batch0), self.batch0
-        none_B = torch.zeros_like(self.counts_B)
+        none_B = torch.zeros_like(self.batch0.counts_B)
         output = evaluate(batch, self.pressure is not None)
         assert output.forces is not None
         course = _Course(
@@ -128,7 +127,7 @@ class _Descent:
         return self._judged(course)
 
     def step(self, course: _Course, evaluate: Evaluate, recorded: bool) -> _Course:
-        moved = fire(course.walk, course.push_N3, course.pull_B33, self.counts_B, self.batch0.system_N, course.num_steps_B == 0)
+        moved = fire(course.walk, course.push_N3, course.pull_B33, self.batch0.counts_B, self.batch0.system_N, course.num_steps_B == 0)
         active_B = ~course.converged_B
         walk = _select(active_B, moved, course.walk, self.batch0.system_N)
         batch = _place(walk, self.batch0, self.pressure is not None)
@@ -156,9 +155,9 @@ class _Descent:
     def _judged(self, course: _Course) -> _Course:
         """The course with its generalised forces, whether they are small enough, and whether they are out of reason."""
         push_N3, pull_B33 = _generalised_forces(
-            course.walk, course.batch, self.counts_B, course.forces_N3, course.stress_B33, self.free_N1, self.pressure
+            course.walk, course.batch, self.batch0.counts_B, course.forces_N3, course.stress_B33, self.free_N1, self.pressure
         )
-        largest_B = _largest(course.forces_N3 * self.free_N1, pull_B33, self.counts_B)
+        largest_B = _largest(course.forces_N3 * self.free_N1, pull_B33, self.batch0.counts_B)
         sane_B = torch.isfinite(course.energy_B) & (largest_B <= MAX_FORCE)
         step_B = torch.where(sane_B, -1.0, course.step.to(torch.float64))
         trouble_3B = torch.where(course.trouble_3B[0] >= 0.0, course.trouble_3B, torch.stack([step_B, course.energy_B, largest_B]))
@@ -202,9 +201,8 @@ def relax(
         raise ValueError(f"System {system} is not periodic in three directions, so its cell cannot be relaxed: relax without the cell.")
     if pressure != 0.0 and not cell:
         raise ValueError("A pressure acts on the cell only: relax the cell too, or leave the pressure out.")
-    counts_B = torch.bincount(batch0.system_N, minlength=batch0.num_systems)
     free_N1 = free_atoms(checked, batch0.positions_N3.device).unsqueeze(1)
-    descent = _Descent(batch0, counts_B, free_N1, fmax, pressure * BAR if cell else None)
+    descent = _Descent(batch0, free_N1, fmax, pressure * BAR if cell else None)
     course = descent.begin(lambda batch, stress: potential.evaluate(batch, potential.graph(batch), stress=stress))
 
     def tell(step: int, row_3B: Tensor) -> bool:

@@ -53,7 +53,6 @@ class State:
         momenta_N3: (N, 3) float64, sqrt(eV amu) (ASE's unit), at the same time as the positions.
         masses_N: (N,) float64, amu.
         index_N: (N,) int64, index of the atom within its system.
-        counts_B: (B,) int64, atoms per system.
         free_N: (N,) bool, atoms that move; the others keep zero momenta and move with the cell only.
         num_free_B: (B,) int64, how many of each system move, at least one.
         conserved_B: (B,) int64, momenta that stay zero where nothing pushes the system as a whole: 3 for the centre of
@@ -72,7 +71,6 @@ class State:
     momenta_N3: Tensor
     masses_N: Tensor
     index_N: Tensor
-    counts_B: Tensor
     free_N: Tensor
     num_free_B: Tensor
     conserved_B: Tensor
@@ -84,6 +82,11 @@ class State:
     time: Tensor
     exchanged_B: Tensor
     chain_B2M: Tensor
+
+    @property
+    def counts_B(self) -> Tensor:
+        """(B,) int64, atoms per system."""
+        return self.batch.counts_B
 
     @property
     def seeds_N(self) -> Tensor:
@@ -161,7 +164,7 @@ def start(
     if len(seeds) != num_systems:
         raise ValueError(f"{len(seeds)} seeds for {num_systems} systems: give one integer or one per system.")
     masses_N = _masses(batch, masses)
-    counts_B = torch.tensor([b - a for a, b in zip(batch.offsets, batch.offsets[1:], strict=False)], device=device)
+    counts_B = batch.counts_B
     index_N = torch.arange(batch.num_atoms, device=device) - torch.tensor(batch.offsets[:-1], device=device)[batch.system_N]
     seeds_B = torch.tensor(seeds, dtype=torch.int64, device=device)
     step = torch.zeros((), dtype=torch.int64, device=device)
@@ -181,7 +184,6 @@ def start(
         momenta_N3=momenta_N3,
         masses_N=masses_N,
         index_N=index_N,
-        counts_B=counts_B,
         free_N=free_N,
         num_free_B=num_free_B,
         conserved_B=conserved_B,

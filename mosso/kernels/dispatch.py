@@ -56,8 +56,10 @@ ON_CUDA = {
     "neighbor_list": "reference",
     "path_linear": "reference",
     "radial_moments": "reference",
+    "readout": "reference",
     "reduce_segments": "reference",
     "species_path_linear": "reference",
+    "stress": "reference",
     "symmetric_contraction": "triton",
     "tabulated_convolution": "reference",
     "visiting_order": "reference",
@@ -280,6 +282,34 @@ def species_path_linear(
     from mosso.kernels.fused import path_linear as fused
 
     return fused.species_path_linear(x_NKC, weights, degrees, starts, groups, matmul, bias_SD)
+
+
+def readout(h_NMC: Tensor, first_CH: Tensor, second_H: Tensor | None = None, implementation: str = "auto") -> Tensor:
+    """(N,): see ``reference.readout``; ``implementation`` is auto, reference or triton (constant weights in float64).
+
+    ``auto`` takes the reference for weights that are trained.
+    """
+    weights = (first_CH,) if second_H is None else (first_CH, second_H)
+    trained = torch.is_grad_enabled() and any(weight.requires_grad for weight in weights)
+    if implementation == "triton" and trained:
+        raise ValueError("readout in triton takes its weights as constants: the reference implementation gives their derivatives.")
+    if choose("reference" if trained else implementation, "readout", *weights) == "reference":
+        return reference.readout(h_NMC, first_CH, second_H)
+    from mosso.kernels.fused import readout as fused
+
+    return fused.readout(h_NMC, first_CH, second_H)
+
+
+def stress(virial_B33: Tensor, cell_B33: Tensor, implementation: str = "auto") -> Tensor:
+    """(B, 3, 3): see ``reference.stress``; ``implementation`` is auto, reference or triton (not differentiable)."""
+    differentiated = torch.is_grad_enabled() and (virial_B33.requires_grad or cell_B33.requires_grad)
+    if implementation == "triton" and differentiated:
+        raise ValueError("stress in triton has no derivatives: the reference implementation gives them.")
+    if choose("reference" if differentiated else implementation, "stress", virial_B33, cell_B33) == "reference":
+        return reference.stress(virial_B33, cell_B33)
+    from mosso.kernels.fused import stress as fused
+
+    return fused.stress(virial_B33, cell_B33)
 
 
 def edge_vectors(

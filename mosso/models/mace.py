@@ -14,7 +14,7 @@ from mosso import kernels
 from mosso.graph.graph import Graph
 from mosso.math.coupling import CouplingPath, contraction_table, convolution_paths
 from mosso.math.harmonics import spherical_harmonics
-from mosso.math.irreps import Irreps, block_starts, degree_slices, num_components
+from mosso.math.irreps import Irreps, block_starts, degree_slices
 from mosso.math.radial import agnesi_transform, bessel_basis, polynomial_envelope, zbl_energy
 from mosso.models.base import Evaluator, NodeOutput
 from mosso.models.blocks import StockModule, below, split_linear, split_species_linear, to_channel_major
@@ -180,8 +180,8 @@ class Interaction(StockModule):
         """(N, M, C) residual: the node features that go past the product, mixed by species."""
         if not self.residual:
             return None
-        kept_NMC = h_NMC[:, : num_components(self.degrees_skip)]
-        return self._by_species(kept_NMC, self.degrees_skip, groups)
+        # The degrees that are kept come first, so their rows are found in all of h as in a slice of it.
+        return self._by_species(h_NMC, self.degrees_skip, groups)
 
     def _by_species(self, x_NMC: Tensor, degrees: tuple[int, ...], groups: kernels.SpeciesGroups) -> Tensor:
         """(N, M, C) the layer whose weights belong to the species of the atom."""
@@ -256,28 +256,29 @@ class Readout(StockModule):
 
     def __init__(self, spec: MACESpec, tensors: Mapping[str, Tensor], precision: Precision) -> None:
         super().__init__(tensors, precision.storage)
-        self.spec, self.is_linear = spec, "linear.weight" in tensors
+        self.spec, self.is_linear, self.dtype = spec, "linear.weight" in tensors, precision.energy
 
     class Folded(NamedTuple):
         first: Tensor
         second: Tensor | None
 
     def fold(self) -> Folded:
-        """(C, heads) of the linear readout; else (C, heads * hidden) and (heads * hidden, heads)."""
+        """(C, heads) of the linear readout; else (C, heads * hidden) and (heads * hidden, heads). As exact as energies."""
         num_heads, hidden = len(self.spec.heads), self.spec.readout_mlp
         channels = self.spec.num_channels
         if self.is_linear:
-            return self.Folded(self.linear.weight.view(channels, num_heads) / channels**0.5, None)
-        second = self.linear_2.weight.view(num_heads * hidden, num_heads) * (self.spec.activation_constant / (num_heads * hidden) ** 0.5)
-        return self.Folded(self.linear_1.weight.view(channels, num_heads * hidden) / channels**0.5, second)
+            return self.Folded(self.linear.weight.view(channels, num_heads).to(self.dtype) / channels**0.5, None)
+        second = self.linear_2.weight.view(num_heads * hidden, num_heads).to(self.dtype)
+        second = second * (self.spec.activation_constant / (num_heads * hidden) ** 0.5)
+        return self.Folded(self.linear_1.weight.view(channels, num_heads * hidden).to(self.dtype) / channels**0.5, second)
 
-    def forward(self, scalars_NC: Tensor, head: int) -> Tensor:
+    def forward(self, h_NMC: Tensor, head: int) -> Tensor:
         """(N,) unscaled interaction energy."""
         weights: Readout.Folded = self.folded()
         if weights.second is None:
-            return scalars_NC @ weights.first[:, head]
+            return kernels.readout(h_NMC, weights.first[:, head : head + 1])
         own = slice(head * self.spec.readout_mlp, (head + 1) * self.spec.readout_mlp)
-        return nn.functional.silu(scalars_NC @ weights.first[:, own]) @ weights.second[own, head]
+        return kernels.readout(h_NMC, weights.first[:, own], weights.second[own, head])
 
 
 class MACE(nn.Module):
@@ -348,7 +349,7 @@ class MACE(nn.Module):
         for layer, (interaction, product, readout) in enumerate(zip(self.interactions, self.products, self.readouts, strict=True)):
             a_NMC, residual_NMC = interaction(h_NMC, edges, graph, groups)
             h_NMC = product(a_NMC, residual_NMC, groups)
-            energy_N = energy_N + readout(h_NMC[:, 0], head).to(self.precision.energy)
+            energy_N = energy_N + readout(h_NMC, head)
             descriptors.append(to_channel_major(h_NMC, degree_slices(self.spec.degrees_out(layer))))
 
         return NodeOutput(self.total_energy(energy_N, species_N, head), torch.cat(descriptors, dim=1))

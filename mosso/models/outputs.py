@@ -78,14 +78,11 @@ def evaluate(
     counts_B = batch.counts_B
     forces_N3 = stress_B33 = virials_N33 = None
     if differentiate:
-        gradient_E3 = edge_gradient(node_energy_N.sum(), vectors_E3)
+        gradient_E3 = edge_gradient(node_energy_N, vectors_E3)
         forces_N3, virials_N33 = kernels.edge_forces(gradient_E3, vectors_E3.detach(), *graph.rows[2:], need_virial=stress or virials)
     if virials_N33 is not None and stress:
         # One short sum per atom first, so that no single 3x3 collects a million edges one after the other.
-        strain_B33 = -kernels.sum_segments(virials_N33, counts_B)
-        volume_B11 = batch.volume_B.view(-1, 1, 1)
-        stress_B33 = torch.where(volume_B11 > 0, strain_B33 / volume_B11, torch.nan)
-        stress_B33 = 0.5 * (stress_B33 + stress_B33.transpose(1, 2))
+        stress_B33 = kernels.stress(kernels.sum_segments(virials_N33, counts_B), batch.cell_B33)
     return Output(
         energy=kernels.sum_segments(node_energy_N.detach(), counts_B),
         node_energies=node_energy_N.detach(),
@@ -97,11 +94,12 @@ def evaluate(
     )
 
 
-def edge_gradient(energy: Tensor, vectors_E3: Tensor, create_graph: bool = False) -> Tensor:
-    """(E, 3) derivative of the summed energy with respect to the edge vectors; zero where it does not depend on them."""
-    if not energy.requires_grad:
+def edge_gradient(energies: Tensor, vectors_E3: Tensor, create_graph: bool = False) -> Tensor:
+    """(E, 3) derivative of the sum of ``energies`` with respect to the edge vectors; zero where it does not depend on them."""
+    if not energies.requires_grad:
         return torch.zeros_like(vectors_E3)
-    (gradient,) = torch.autograd.grad(energy, vectors_E3, create_graph=create_graph, allow_unused=True)
+    ones = torch.ones_like(energies)
+    (gradient,) = torch.autograd.grad(energies, vectors_E3, ones, create_graph=create_graph, allow_unused=True)
     return torch.zeros_like(vectors_E3) if gradient is None else gradient
 
 

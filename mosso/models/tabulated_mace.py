@@ -3,8 +3,9 @@
 import warnings
 from collections import deque
 from dataclasses import dataclass
-from functools import partial
+from functools import partial, reduce
 from itertools import combinations_with_replacement
+from operator import add
 from typing import Any, cast
 from weakref import WeakValueDictionary
 
@@ -125,15 +126,15 @@ class TabulatedMACE(nn.Module):
         features_EJ, rows_E = kernels.edge_features(vectors_E3, spec.max_ell, spec.r_max, tables.num_intervals, self.precision.compute)
         if tables.first_row_SS is not None:
             rows_E = rows_E + tables.first_row_SS[groups.group_N[graph.senders_E], groups.group_N[graph.receivers_E]]
-        energy_N = vectors_E3.new_zeros(species_N.shape[0])
+        energies = []
         if spec.pair_repulsion:
-            energy_N = stock.repulsion(torch.linalg.vector_norm(vectors_E3, dim=1), species_N, graph)
+            energies.append(stock.repulsion(torch.linalg.vector_norm(vectors_E3, dim=1), species_N, graph))
         a_NMC, density = self._first_layer(features_EJ, rows_E, graph, groups, tables)
         residual_NMC = None
         visits = kernels.visiting_order(rows_E, graph.senders_E, graph.receiver_offsets) if spec.num_layers > 1 else None
         for layer, (product, readout) in enumerate(zip(stock.products, stock.readouts, strict=True)):
             h_NMC = product(a_NMC, residual_NMC, groups, tables.residual_SC if layer == 0 else None)
-            energy_N = energy_N + readout(h_NMC[:, 0], head).to(self.precision.energy)
+            energies.append(readout(h_NMC, head))
             if layer + 1 < spec.num_layers:
                 following = cast(Interaction, stock.interactions[layer + 1])
                 sums_NKC = kernels.tabulated_convolution(
@@ -142,7 +143,7 @@ class TabulatedMACE(nn.Module):
                 )  # fmt: skip
                 a_NMC = following.messages(following.mix(sums_NKC), density.get(layer + 1), groups)
                 residual_NMC = following.kept(h_NMC, groups)
-        return NodeOutput(stock.total_energy(energy_N, species_N, head), None)
+        return NodeOutput(stock.total_energy(reduce(add, energies), species_N, head), None)
 
     def _first_layer(
         self, features_EJ: Tensor, rows_E: Tensor, graph: Graph, groups: kernels.SpeciesGroups, tables: Tables

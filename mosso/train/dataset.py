@@ -112,6 +112,7 @@ class Dataset:
             cell_B33=self._cell_F33[frame_B],
             pbc_B3=self._pbc_F3[frame_B],
             system_N=system_N,
+            counts_B=atoms_B,
             offsets=tuple(offsets.tolist()),
         )
         return LabelledBatch(

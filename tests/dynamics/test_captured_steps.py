@@ -151,7 +151,7 @@ def test_relaxation_waits_for_nothing(implementation, pressure):
     made = potential_for(implementation)
     batch = made.batch(boxes())
     free_N1 = free_atoms(boxes(), made.device).unsqueeze(1)
-    descent = _Descent(batch, torch.bincount(batch.system_N), free_N1, 0.05, pressure)
+    descent = _Descent(batch, free_N1, 0.05, pressure)
     course = descent.begin(lambda batch, stress: made.evaluate(batch, made.graph(batch), stress=stress))
     assert_nothing_waits(descent, course, made)
 

@@ -21,12 +21,14 @@ from mosso.kernels.reference.nodes import (
     SpeciesGroups,
     fold_contraction,
     path_linear,
+    readout,
     species_path_linear,
     symmetric_contraction,
 )
 from mosso.kernels.reference.sums import (
     max_segments,
     segment_sum,
+    stress,
     sum_segments,
 )
 
@@ -44,8 +46,10 @@ __all__ = [
     "path_linear",
     "radial_mlp",
     "radial_moments",
+    "readout",
     "segment_sum",
     "species_path_linear",
+    "stress",
     "sum_segments",
     "symmetric_contraction",
     "tabulated_convolution",

@@ -163,6 +163,15 @@ def _terms(table: ContractionTable, dtype: torch.dtype, device: torch.device) ->
     )
 
 
+def readout(h_NMC: Tensor, first_CH: Tensor, second_H: Tensor | None = None) -> Tensor:
+    """(N,) energies read from the scalars of atoms, in the dtype of the weights whatever that of the features is.
+
+    silu(s @ first) @ second with s = h[:, 0]; without ``second`` the one column of s @ first. Batatia et al., MACE (2022), section 4.
+    """
+    hidden_NH = h_NMC[:, 0].to(first_CH.dtype) @ first_CH
+    return hidden_NH.squeeze(1) if second_H is None else nn.functional.silu(hidden_NH) @ second_H
+
+
 def fold_contraction(weights: Sequence[Tensor], table: ContractionTable) -> Tensor:
     """(S, T, C) polynomial coefficients of each species; weights[i] is the (S, K, C) that belongs to table.mix[i].
 
