@@ -11,7 +11,7 @@ from ase.calculators.calculator import PropertyNotImplementedError, all_changes
 from ase.stress import full_3x3_to_voigt_6_stress
 
 from mosso.engine.potential import Potential, load
-from mosso.graph.verlet import VerletList
+from mosso.engine.series import Series
 
 
 class Calculator(AseCalculator):
@@ -62,7 +62,7 @@ class Calculator(AseCalculator):
         if isinstance(model, str | Path):
             model = load(str(model), device=device, precision=precision, head=head)
         self.potential = model
-        self._neighbors = VerletList(model.cutoff, skin)
+        self._series = Series(model, skin)
         self._with_stress = False
 
     def _get_name(self) -> str:
@@ -95,9 +95,7 @@ class Calculator(AseCalculator):
         self.results = {}  # an error below must not leave results of other atoms behind
         super().calculate(atoms, list(properties), list(system_changes))
 
-        pot = self.potential
-        batch = pot.batch([atoms])
-        output = pot.evaluate(batch, self._neighbors.update(batch), stress=stress)
+        output = self._series.evaluate(self.potential.batch([atoms]), stress)
         energy = float(output.energy)
         results = {"energy": energy, "free_energy": energy, "energies": _array(output.node_energies), "forces": _array(output.forces)}
         if stress:

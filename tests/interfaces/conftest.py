@@ -3,7 +3,7 @@
 import pytest
 from cli.tiny_model import tiny_checkpoint
 
-from mosso.engine.potential import Potential
+from mosso.engine.potential import BoundPotential, Potential
 
 
 @pytest.fixture(scope="session")
@@ -12,14 +12,14 @@ def potential() -> Potential:
 
 
 @pytest.fixture
-def count_calls(potential, monkeypatch) -> list[bool]:
+def count_calls(monkeypatch) -> list[bool]:
     """For every evaluation, whether stress was asked for."""
     calls: list[bool] = []
-    evaluate = potential.evaluate
+    evaluate = BoundPotential.evaluate
 
-    def counting(batch, graph, *, stress=False, **options):
+    def counting(self, batch, graph, *, stress=False, **options):
         calls.append(stress)
-        return evaluate(batch, graph, stress=stress, **options)
+        return evaluate(self, batch, graph, stress=stress, **options)
 
-    monkeypatch.setattr(potential, "evaluate", counting)
+    monkeypatch.setattr(BoundPotential, "evaluate", counting)
     return calls
