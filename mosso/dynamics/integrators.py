@@ -17,6 +17,7 @@ from mosso.dynamics import noise
 from mosso.dynamics.state import Evaluation, State, evaluation_fields, kinetic_energy, pressure, pressure_tensor
 from mosso.dynamics.strain import deform, exponential
 from mosso.dynamics.units import BAR, FS, KB
+from mosso.kernels import nose_hoover_chain
 
 Evaluate = Callable[[Batch], Evaluation]
 Coupling = Literal["isotropic", "anisotropic", "diagonal"]
@@ -43,7 +44,8 @@ class Ensemble:
         momentum is conserved and starts at zero. 3 N under Langevin noise, which thermalises the motion of the centre of mass
         like any other.
         """
-        return 3 * state.num_free_B - (state.conserved_B if self.conserves_momentum else 0)
+        counts_B = 3 * state.num_free_B - (state.conserved_B if self.conserves_momentum else 0)
+        return counts_B.double()  # whole numbers times kT would be float32
 
     def conserved_energy(self, state: State) -> Tensor:
         """(B,) eV, constant up to the error of the integrator."""
@@ -230,9 +232,6 @@ def strained(state: State, strain_B33: Tensor) -> State:
     return replace(state, batch=replace(batch, positions_N3=positions_N3, cell_B33=batch.cell_B33 @ larger_B33), momenta_N3=momenta_N3)
 
 
-_SUZUKI_YOSHIDA = (1.0 / (2.0 - 2.0 ** (1.0 / 3.0)), 1.0 - 2.0 / (2.0 - 2.0 ** (1.0 / 3.0)), 1.0 / (2.0 - 2.0 ** (1.0 / 3.0)))
-
-
 @dataclass(frozen=True)
 class NoseHoover(Ensemble):
     """Constant temperature by a deterministic chain of thermostats (Martyna et al., Mol. Phys. 87, 1117 (1996)).
@@ -276,34 +275,15 @@ class NoseHoover(Ensemble):
 
     def _masses(self, state: State) -> Tensor:
         weight_BM = torch.ones_like(state.chain_B2M[:, 0])
-        weight_BM[:, 0] = self.degrees_of_freedom(state).to(weight_BM.dtype)
+        weight_BM[:, 0] = self.degrees_of_freedom(state)
         return weight_BM * (KB * self.temperature * (self.relaxation_time * FS) ** 2)
 
     def _half_chain(self, state: State, dt: float) -> State:
         """Chain moved by an internal time ``dt``, and the momenta scaled by what it did to them."""
-        kelvin, last = KB * self.temperature, self.chain - 1
-        position_BM, velocity_BM = state.chain_B2M.unbind(1)
-        x, v, mass = list(position_BM.unbind(1)), list(velocity_BM.unbind(1)), self._masses(state).unbind(1)
-        weight_B = self.degrees_of_freedom(state)
-        twice_kinetic_B = 2.0 * kinetic_energy(state)
-        scale_B = torch.ones_like(twice_kinetic_B)
-
-        def push(link: int, h: float) -> None:
-            force_B = mass[link - 1] * v[link - 1].square() - kelvin if link else twice_kinetic_B - weight_B * kelvin
-            damp_B = torch.exp(-0.25 * h * v[link + 1]) if link < last else 1.0
-            v[link] = (v[link] * damp_B + 0.5 * h * force_B / mass[link]) * damp_B
-
-        for weight in _SUZUKI_YOSHIDA:
-            h = weight * dt
-            for link in range(last, -1, -1):
-                push(link, h)
-            factor_B = torch.exp(-h * v[0])
-            scale_B, twice_kinetic_B = scale_B * factor_B, twice_kinetic_B * factor_B.square()
-            x = [position_B + h * velocity_B for position_B, velocity_B in zip(x, v, strict=True)]
-            for link in range(last + 1):
-                push(link, h)
+        twice_kinetic_B, freedom_B = 2.0 * kinetic_energy(state), self.degrees_of_freedom(state)
+        chain_B2M, scale_B = nose_hoover_chain(state.chain_B2M, self._masses(state), twice_kinetic_B, freedom_B, KB * self.temperature, dt)
         momenta_N3 = state.momenta_N3 * scale_B[state.batch.system_N].unsqueeze(1)
-        return replace(state, momenta_N3=momenta_N3, chain_B2M=torch.stack([torch.stack(x, 1), torch.stack(v, 1)], 1))
+        return replace(state, momenta_N3=momenta_N3, chain_B2M=chain_B2M)
 
 
 def _require(condition: bool, message: str) -> None:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from mosso.kernels import reference
-from mosso.kernels.reference import neighbor_list, noise
+from mosso.kernels.reference import neighbor_list, noise, thermostat
 from mosso.math.coupling import ContractionTable, CouplingPath
 
 IMPLEMENTATIONS = ("auto", "reference", "triton")
@@ -54,6 +54,7 @@ ON_CUDA = {
     "edge_vectors": "reference",
     "gaussian": "reference",
     "neighbor_list": "reference",
+    "nose_hoover_chain": "reference",
     "path_linear": "reference",
     "radial_moments": "reference",
     "readout": "reference",
@@ -125,6 +126,24 @@ def gaussian(seeds_N: Tensor, index_N: Tensor, step: Tensor, stream: int, implem
     from mosso.kernels.fused import noise as fused
 
     return fused.gaussian(seeds_N, index_N, step, stream)
+
+
+def nose_hoover_chain(
+    chain_B2M: Tensor,
+    mass_BM: Tensor,
+    twice_kinetic_B: Tensor,
+    freedom_B: Tensor,
+    kelvin: float,
+    dt: float,
+    implementation: str = "auto",
+) -> tuple[Tensor, Tensor]:
+    """(B, 2, M) and (B,): see ``reference.thermostat.nose_hoover_chain``; ``implementation`` is auto, reference or triton."""
+    arguments = (chain_B2M, mass_BM, twice_kinetic_B, freedom_B, kelvin, dt)
+    if choose(implementation, "nose_hoover_chain", chain_B2M, mass_BM, twice_kinetic_B) == "reference":
+        return thermostat.nose_hoover_chain(*arguments)
+    from mosso.kernels.fused import thermostat as fused
+
+    return fused.nose_hoover_chain(*arguments)
 
 
 def sum_segments(values: Tensor, counts_B: Tensor, implementation: str = "auto") -> Tensor:
