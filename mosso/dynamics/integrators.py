@@ -12,12 +12,13 @@ from typing import ClassVar, Literal, get_args
 import torch
 from torch import Tensor
 
+from mosso import kernels
 from mosso.data.structure import Batch
 from mosso.dynamics import noise
 from mosso.dynamics.state import Evaluation, State, evaluation_fields, kinetic_energy, pressure, pressure_tensor
-from mosso.dynamics.strain import deform, exponential
+from mosso.dynamics.strain import deform
 from mosso.dynamics.units import BAR, FS, KB
-from mosso.kernels import nose_hoover_chain
+from mosso.kernels import sum_segments
 
 Evaluate = Callable[[Batch], Evaluation]
 Coupling = Literal["isotropic", "anisotropic", "diagonal"]
@@ -59,7 +60,7 @@ def temperature(state: State, ensemble: Ensemble) -> Tensor:
 
 def kick(state: State, dt: float) -> State:
     """Momenta of the atoms that move pushed by the forces for an internal time ``dt``."""
-    return replace(state, momenta_N3=state.momenta_N3 + dt * state.forces_N3 * state.free_N.unsqueeze(1))
+    return replace(state, momenta_N3=kernels.kick(state.momenta_N3, state.forces_N3, state.free_N, dt))
 
 
 def drift(state: State, dt: float) -> State:
@@ -108,18 +109,18 @@ class Langevin(Ensemble):
 
     def step(self, state: State, timestep: float, evaluate: Evaluate) -> State:
         dt = timestep * FS
-        state = drift(kick(state, dt / 2), dt / 2)
-        state = drift(thermalise(state, self.temperature, self.friction * timestep), dt / 2)
+        state = drift_in_bath(kick(state, dt / 2), dt, self.temperature, self.friction * timestep)
         return advance(kick(renew(state, evaluate), dt / 2), timestep)
 
 
-def thermalise(state: State, kelvin: float, decay: float) -> State:
-    """The exact Ornstein-Uhlenbeck step on momenta: p' = c p + sqrt((1 - c^2) m kT) noise with c = exp(-decay)."""
-    normal_N3 = noise.gaussian(state.seeds_N, state.index_N, state.step, noise.THERMOSTAT)
-    width_N1 = torch.sqrt(state.masses_N * (-math.expm1(-2.0 * decay) * KB * kelvin) * state.free_N).unsqueeze(1)
-    after = replace(state, momenta_N3=math.exp(-decay) * state.momenta_N3 + width_N1 * normal_N3)
-    heat_B = kinetic_energy(after) - kinetic_energy(state)
-    return replace(after, exchanged_B=state.exchanged_B + heat_B)
+def drift_in_bath(state: State, dt: float, kelvin: float, decay: float) -> State:
+    """Half a drift, friction and noise of a bath at ``kelvin`` K, half a drift; the whole drift takes an internal time ``dt``."""
+    batch, clock = state.batch, (state.index_N, state.seeds_B, state.step, noise.THERMOSTAT)
+    positions_N3, momenta_N3, heat_N = kernels.drift_in_bath(
+        batch.positions_N3, state.momenta_N3, state.masses_N, state.free_N, batch.system_N, *clock, dt, decay, KB * kelvin
+    )
+    exchanged_B = state.exchanged_B + sum_segments(heat_N, state.counts_B)
+    return replace(state, batch=replace(batch, positions_N3=positions_N3), momenta_N3=momenta_N3, exchanged_B=exchanged_B)
 
 
 @dataclass(frozen=True)
@@ -178,8 +179,7 @@ class StochasticCellRescaling(Ensemble):
         kicked = kick(state, dt / 2)
         state = strained(kicked, strain_B33)
         heat_B = kinetic_energy(state) - kinetic_energy(kicked)
-        state = drift(state, dt / 2)
-        state = drift(thermalise(state, self.temperature, self.friction * timestep), dt / 2)
+        state = drift_in_bath(state, dt, self.temperature, self.friction * timestep)
         state = kick(renew(state, evaluate), dt / 2)
         # The noise makes e^2 of first order in dt, so the work on the interactions needs the trapezoid rule.
         work_B = heat_B + 0.5 * ((pull_B33 + _strain_derivative(state)) * strain_B33).sum((1, 2))
@@ -226,7 +226,7 @@ def _strain_derivative(state: State) -> Tensor:
 def strained(state: State, strain_B33: Tensor) -> State:
     """Positions and cell deformed by exp(strain), momenta by its inverse; ``strain_B33`` is symmetric."""
     batch = state.batch
-    larger_B33, smaller_B33 = exponential(torch.cat([strain_B33, -strain_B33])).chunk(2)
+    larger_B33, smaller_B33 = kernels.exponential(torch.cat([strain_B33, -strain_B33])).chunk(2)
     positions_N3 = deform(batch.positions_N3, larger_B33, batch.system_N)
     momenta_N3 = deform(state.momenta_N3, smaller_B33, batch.system_N)
     return replace(state, batch=replace(batch, positions_N3=positions_N3, cell_B33=batch.cell_B33 @ larger_B33), momenta_N3=momenta_N3)
@@ -262,9 +262,9 @@ class NoseHoover(Ensemble):
         return replace(state, chain_B2M=state.energy_B.new_zeros(state.energy_B.shape[0], 2, self.chain))
 
     def step(self, state: State, timestep: float, evaluate: Evaluate) -> State:
-        state = self._half_chain(state, timestep * FS / 2)
-        moved = NVE().step(state, timestep, evaluate)
-        return self._half_chain(moved, timestep * FS / 2)
+        bath = self._masses(state), self.degrees_of_freedom(state)
+        moved = NVE().step(self._half_chain(state, timestep * FS / 2, *bath), timestep, evaluate)
+        return self._half_chain(moved, timestep * FS / 2, *bath)
 
     def conserved_energy(self, state: State) -> Tensor:
         position_BM, velocity_BM = state.chain_B2M.unbind(1)
@@ -278,10 +278,10 @@ class NoseHoover(Ensemble):
         weight_BM[:, 0] = self.degrees_of_freedom(state)
         return weight_BM * (KB * self.temperature * (self.relaxation_time * FS) ** 2)
 
-    def _half_chain(self, state: State, dt: float) -> State:
+    def _half_chain(self, state: State, dt: float, mass_BM: Tensor, freedom_B: Tensor) -> State:
         """Chain moved by an internal time ``dt``, and the momenta scaled by what it did to them."""
-        twice_kinetic_B, freedom_B = 2.0 * kinetic_energy(state), self.degrees_of_freedom(state)
-        chain_B2M, scale_B = nose_hoover_chain(state.chain_B2M, self._masses(state), twice_kinetic_B, freedom_B, KB * self.temperature, dt)
+        energies_B = 2.0 * kinetic_energy(state), freedom_B
+        chain_B2M, scale_B = kernels.nose_hoover_chain(state.chain_B2M, mass_BM, *energies_B, KB * self.temperature, dt)
         momenta_N3 = state.momenta_N3 * scale_B[state.batch.system_N].unsqueeze(1)
         return replace(state, momenta_N3=momenta_N3, chain_B2M=chain_B2M)
 

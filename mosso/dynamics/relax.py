@@ -11,9 +11,9 @@ from torch import Tensor
 from mosso.data.structure import Batch, Structure
 from mosso.dynamics.blocks import Blocks, Evaluate
 from mosso.dynamics.state import ForceField, free_atoms, make_batch
-from mosso.dynamics.strain import deform, exponential
+from mosso.dynamics.strain import deform
 from mosso.dynamics.units import BAR
-from mosso.kernels import max_segments, sum_segments
+from mosso.kernels import exponential, max_segments, sum_segments
 
 # Parameters of the paper's table and of ASE; time in ASE's units with unit masses.
 _DT_START, _DT_MAX, _GROW, _SHRINK, _ALPHA_START, _ALPHA_DECAY, _PATIENCE = 0.1, 1.0, 1.1, 0.5, 0.1, 0.99, 5

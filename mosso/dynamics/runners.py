@@ -147,9 +147,8 @@ class CapturedRunner(Generic[T]):
 
         def step_in_place() -> T:
             after = self._step(start, kind)
-            for path, leaf in leaves(after).items():
-                if leaf is not self._buffers[path]:
-                    self._buffers[path].copy_(leaf)
+            moved = {path: leaf for path, leaf in leaves(after).items() if leaf is not self._buffers[path]}
+            copy_all([self._buffers[path] for path in moved], list(moved.values()))
             return after
 
         with torch.cuda.device(self._device):
@@ -161,3 +160,10 @@ class CapturedRunner(Generic[T]):
                 if path not in self._buffers:
                     self._buffers[path] = torch.zeros_like(leaf)
             return record(step_in_place, self._pool)
+
+
+def copy_all(into: list[Tensor], values: list[Tensor]) -> None:
+    """``copy_`` of each to each, one kernel for all of a type."""
+    for dtype in dict.fromkeys(tensor.dtype for tensor in into):
+        chosen = [index for index, tensor in enumerate(into) if tensor.dtype == dtype]
+        torch._foreach_copy_([into[i] for i in chosen], [values[i] for i in chosen])

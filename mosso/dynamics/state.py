@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mosso import kernels
 from mosso.data.structure import Batch, Structure
 from mosso.dynamics import noise
 from mosso.dynamics.units import ATOMIC_MASSES, KB
@@ -95,7 +96,7 @@ class State:
 
 def kinetic_energy(state: State) -> Tensor:
     """(B,) float64, eV."""
-    return sum_segments(state.momenta_N3.square().sum(1) / (2.0 * state.masses_N), state.counts_B)
+    return kernels.kinetic_energy(state.momenta_N3, state.masses_N, state.counts_B)
 
 
 def virial_pressure(state: State) -> Tensor:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from mosso.kernels import reference
-from mosso.kernels.reference import neighbor_list, noise, thermostat
+from mosso.kernels.reference import neighbor_list
 from mosso.math.coupling import ContractionTable, CouplingPath
 
 IMPLEMENTATIONS = ("auto", "reference", "triton")
@@ -54,7 +54,8 @@ ON_CUDA = {
     "edge_vectors": "reference",
     "gaussian": "reference",
     "neighbor_list": "reference",
-    "nose_hoover_chain": "reference",
+    "motion": "reference",
+    "pair_repulsion": "reference",
     "path_linear": "reference",
     "radial_moments": "reference",
     "readout": "reference",
@@ -117,33 +118,6 @@ def neighbor_ops(positions_N3: Tensor, implementation: str = "auto") -> Neighbor
     from mosso.kernels.fused import neighbor_list as fused
 
     return NeighborOps(fused.find_candidates, fused.select_edges)
-
-
-def gaussian(seeds_N: Tensor, index_N: Tensor, step: Tensor, stream: int, implementation: str = "auto") -> Tensor:
-    """(N, 3) float64: see ``reference.noise.gaussian``; ``implementation`` is auto, reference or triton."""
-    if choose(implementation, "gaussian", step.new_empty(0, dtype=torch.float64)) == "reference":
-        return noise.gaussian(seeds_N, index_N, step, stream)
-    from mosso.kernels.fused import noise as fused
-
-    return fused.gaussian(seeds_N, index_N, step, stream)
-
-
-def nose_hoover_chain(
-    chain_B2M: Tensor,
-    mass_BM: Tensor,
-    twice_kinetic_B: Tensor,
-    freedom_B: Tensor,
-    kelvin: float,
-    dt: float,
-    implementation: str = "auto",
-) -> tuple[Tensor, Tensor]:
-    """(B, 2, M) and (B,): see ``reference.thermostat.nose_hoover_chain``; ``implementation`` is auto, reference or triton."""
-    arguments = (chain_B2M, mass_BM, twice_kinetic_B, freedom_B, kelvin, dt)
-    if choose(implementation, "nose_hoover_chain", chain_B2M, mass_BM, twice_kinetic_B) == "reference":
-        return thermostat.nose_hoover_chain(*arguments)
-    from mosso.kernels.fused import thermostat as fused
-
-    return fused.nose_hoover_chain(*arguments)
 
 
 def sum_segments(values: Tensor, counts_B: Tensor, implementation: str = "auto") -> Tensor:
@@ -352,6 +326,27 @@ def edge_vectors(
     from mosso.kernels.fused import edge_vectors as fused
 
     return fused.edge_vectors(*arguments)
+
+
+def pair_repulsion(
+    vectors_E3: Tensor,
+    species_N: Tensor,
+    pairs_SS3: Tensor,
+    coefficients: Sequence[float],
+    exponents: Sequence[float],
+    power: int,
+    senders_E: Tensor,
+    receivers_E: Tensor,
+    receiver_offsets: Tensor,
+    implementation: str = "auto",
+) -> Tensor:
+    """(N,): see ``reference.pair_repulsion``; ``implementation`` is auto, reference or triton (constant pairs)."""
+    arguments = (vectors_E3, species_N, pairs_SS3, coefficients, exponents, power, senders_E, receivers_E, receiver_offsets)
+    if choose(implementation, "pair_repulsion", vectors_E3, pairs_SS3) == "reference":
+        return reference.pair_repulsion(*arguments)
+    from mosso.kernels.fused import repulsion as fused
+
+    return fused.pair_repulsion(*arguments)
 
 
 def edge_forces(

@@ -1,4 +1,4 @@
-"""Radial functions: basis, envelope, distance transform, short-range repulsion."""
+"""Radial functions: basis, envelope, distance transform."""
 
 from math import pi
 
@@ -160,20 +160,3 @@ def agnesi_transform(distance_E: Tensor, bond_length_E: Tensor, q: Tensor | floa
     """
     x = distance_E / bond_length_E
     return 1.0 / (1.0 + a * x**q / (1.0 + x ** (q - p)))
-
-
-def zbl_energy(distance_E: Tensor, z_i: Tensor, z_j: Tensor, radius_sum_E: Tensor, parameters: "ZBLParameters") -> Tensor:
-    """(E,) eV, screened nuclear repulsion of a directed pair (half the pair energy), smooth to zero at the radius sum.
-
-    Ziegler, Biersack, Littmark (1985); 14.3996 eV A is e^2/(4 pi eps0) and 0.529 A the Bohr radius as MACE rounds them.
-    """
-    screening = parameters["a_prefactor"] * 0.529 / (z_i ** parameters["a_exp"] + z_j ** parameters["a_exp"])
-    reduced = distance_E / screening
-    terms = [c * torch.exp(-exponent * reduced) for c, exponent in zip(parameters["c"].unbind(), _ZBL_EXPONENTS, strict=True)]
-    phi = terms[0] + terms[1] + terms[2] + terms[3]
-    pair = 14.3996 * z_i * z_j / distance_E * phi
-    return 0.5 * pair * polynomial_envelope(distance_E, radius_sum_E, parameters["p"])
-
-
-ZBLParameters = dict[str, Tensor]
-_ZBL_EXPONENTS = (3.2, 0.9423, 0.4028, 0.2016)

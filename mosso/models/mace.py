@@ -15,9 +15,10 @@ from mosso.graph.graph import Graph
 from mosso.math.coupling import CouplingPath, contraction_table, convolution_paths
 from mosso.math.harmonics import spherical_harmonics
 from mosso.math.irreps import Irreps, block_starts, degree_slices
-from mosso.math.radial import agnesi_transform, bessel_basis, polynomial_envelope, zbl_energy
+from mosso.math.radial import agnesi_transform, bessel_basis, polynomial_envelope
 from mosso.models.base import Evaluator, NodeOutput
 from mosso.models.blocks import StockModule, below, split_linear, split_species_linear, to_channel_major
+from mosso.models.zbl import ZBL
 from mosso.precision import Precision
 
 INTERACTIONS = ("RealAgnostic", "RealAgnosticResidual", "RealAgnosticDensity", "RealAgnosticDensityResidual")
@@ -293,9 +294,11 @@ class MACE(nn.Module):
         self.products = nn.ModuleList(Product(spec, i, below(tensors, f"products.{i}."), precision) for i in layers)
         self.readouts = nn.ModuleList(Readout(spec, below(tensors, f"readouts.{i}."), precision) for i in layers)
         # Constants of the radial part and everything that is summed into energies stay in double precision.
-        for name in ("radial_embedding", "pair_repulsion_fn", "atomic_energies_fn", "scale_shift"):
+        for name in ("radial_embedding", "atomic_energies_fn", "scale_shift"):
             if part := below(tensors, f"{name}."):
                 self.add_module(name, StockModule(part, torch.float64))
+        if spec.pair_repulsion:
+            self.pair_repulsion_fn = ZBL(below(tensors, "pair_repulsion_fn."), spec.species)
         self.register_buffer("numbers_S", torch.tensor(spec.species), persistent=False)
         transform = below(tensors, "radial_embedding.distance_transform.")
         self.agnesi = [float(transform[name]) for name in "qpa"] if spec.distance_transform == "agnesi" else []
@@ -344,7 +347,7 @@ class MACE(nn.Module):
         edges = self.edge_features(vectors_E3, distance_E, species_N, graph)
 
         h_NMC = self.embedding()[species_N].unsqueeze(1)
-        energy_N = self.repulsion(distance_E, species_N, graph)
+        energy_N = self.repulsion(vectors_E3, species_N, graph)
         descriptors = []
         for layer, (interaction, product, readout) in enumerate(zip(self.interactions, self.products, self.readouts, strict=True)):
             a_NMC, residual_NMC = interaction(h_NMC, edges, graph, groups)
@@ -387,13 +390,9 @@ class MACE(nn.Module):
         compute = self.precision.compute
         return EdgeFeatures(harmonics_EM.to(compute), radial_EK.to(compute), envelope_E1.to(compute))
 
-    def repulsion(self, distance_E: Tensor, species_N: Tensor, graph: Graph) -> Tensor:
-        """(N,) float64, eV, ZBL energy of each receiver; zero without pair repulsion."""
+    def repulsion(self, vectors_E3: Tensor, species_N: Tensor, graph: Graph) -> Tensor:
+        """(N,) float64, eV, energy of each receiver; zero without pair repulsion."""
         if not self.spec.pair_repulsion:
-            return distance_E.new_zeros(species_N.shape[0])
-        parameters = dict(self.pair_repulsion_fn.named_buffers()) | dict(self.pair_repulsion_fn.named_parameters())
-        numbers_N = self.numbers_S[species_N]
-        z_i, z_j = numbers_N[graph.senders_E], numbers_N[graph.receivers_E]
-        radii = parameters["covalent_radii"]
-        pair_E = zbl_energy(distance_E, z_i.to(distance_E.dtype), z_j.to(distance_E.dtype), radii[z_i] + radii[z_j], parameters)
-        return kernels.segment_sum(pair_E, graph.receivers_E, species_N.shape[0])
+            return vectors_E3.new_zeros(species_N.shape[0])
+        energy_N: Tensor = self.pair_repulsion_fn(vectors_E3, species_N, graph)
+        return energy_N

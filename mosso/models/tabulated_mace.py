@@ -128,7 +128,7 @@ class TabulatedMACE(nn.Module):
             rows_E = rows_E + tables.first_row_SS[groups.group_N[graph.senders_E], groups.group_N[graph.receivers_E]]
         energies = []
         if spec.pair_repulsion:
-            energies.append(stock.repulsion(torch.linalg.vector_norm(vectors_E3, dim=1), species_N, graph))
+            energies.append(stock.repulsion(vectors_E3, species_N, graph))
         a_NMC, density = self._first_layer(features_EJ, rows_E, graph, groups, tables)
         residual_NMC = None
         visits = kernels.visiting_order(rows_E, graph.senders_E, graph.receiver_offsets) if spec.num_layers > 1 else None

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from mosso.dynamics.strain import deform, exponential
+from mosso.dynamics.strain import deform
+from mosso.kernels import exponential
 
 
 @pytest.mark.parametrize("size", [1e-6, 0.1, 1.0, 3.0])

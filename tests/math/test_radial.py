@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from mosso.math.radial import COVALENT_RADII, agnesi_transform, bessel_basis, bessel_frequencies, polynomial_envelope, zbl_energy
+from mosso.math.radial import COVALENT_RADII, agnesi_transform, bessel_basis, bessel_frequencies, polynomial_envelope
 
 
 @pytest.mark.parametrize("p", [5, 6])
@@ -33,20 +33,6 @@ def test_agnesi_goes_from_one_to_zero() -> None:
     assert value[0] == pytest.approx(1.0, abs=1e-6)
     assert value[1] == pytest.approx(1 / (1 + 1.0805 / 2), rel=1e-12)
     assert value[2] < 0.05
-
-
-def test_zbl_is_the_bare_coulomb_repulsion_at_contact_and_zero_at_the_radius_sum() -> None:
-    parameters = {
-        "c": torch.tensor([0.1818, 0.5099, 0.2802, 0.02817], dtype=torch.float64),
-        "a_exp": torch.tensor(0.3),
-        "a_prefactor": torch.tensor(0.4543),
-        "p": torch.tensor(6),
-    }
-    z = torch.tensor([6.0, 6.0], dtype=torch.float64)
-    r = torch.tensor([1e-6, 2 * COVALENT_RADII[6]], dtype=torch.float64)
-    value = zbl_energy(r, z, z, torch.full((2,), 2 * COVALENT_RADII[6], dtype=torch.float64), parameters)
-    assert float(value[0]) == pytest.approx(0.5 * 14.3996 * 36 / 1e-6, rel=1e-3)
-    assert value[1] == 0.0
 
 
 def test_covalent_radii_are_those_of_ase() -> None:

@@ -21,21 +21,27 @@ def _uniform(word):
 
 
 @triton.jit
-def _gaussian(seeds, index, step, normals, num_rows, STREAM: tl.constexpr, BLOCK: tl.constexpr):
-    row = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    inside = row < num_rows
-    now = tl.load(step)
-    first = tl.load(index + row, mask=inside, other=0).to(tl.uint32)
+def normals(seed, index, now, STREAM: tl.constexpr, BLOCK: tl.constexpr):
+    """Three normal numbers (BLOCK,) of the seeds, indices and one step ``now`` of a stream."""
     stream = tl.full((BLOCK,), STREAM, tl.uint32)
     low = tl.full((BLOCK,), 0, tl.uint32) + now.to(tl.uint32)
     high = tl.full((BLOCK,), 0, tl.uint32) + (now >> 32).to(tl.uint32)
-    a, b, c, d = tl.philox(tl.load(seeds + row, mask=inside, other=0), first, stream, low, high)
+    a, b, c, d = tl.philox(seed, index.to(tl.uint32), stream, low, high)
     radius_0 = tl.sqrt(-2.0 * tl.log(_uniform(a)))
     radius_1 = tl.sqrt(-2.0 * tl.log(_uniform(b)))
     angle_0 = _uniform(c) * _TURN
-    tl.store(normals + row * 3, radius_0 * tl.cos(angle_0), mask=inside)
-    tl.store(normals + row * 3 + 1, radius_1 * tl.cos(_uniform(d) * _TURN), mask=inside)
-    tl.store(normals + row * 3 + 2, radius_0 * tl.sin(angle_0), mask=inside)
+    return radius_0 * tl.cos(angle_0), radius_1 * tl.cos(_uniform(d) * _TURN), radius_0 * tl.sin(angle_0)
+
+
+@triton.jit
+def _gaussian(seeds, index, step, out, num_rows, STREAM: tl.constexpr, BLOCK: tl.constexpr):
+    row = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    inside = row < num_rows
+    seed, place = tl.load(seeds + row, mask=inside, other=0), tl.load(index + row, mask=inside, other=0)
+    x, y, z = normals(seed, place, tl.load(step), STREAM, BLOCK)
+    tl.store(out + row * 3, x, mask=inside)
+    tl.store(out + row * 3 + 1, y, mask=inside)
+    tl.store(out + row * 3 + 2, z, mask=inside)
 
 
 def gaussian(seeds_N: Tensor, index_N: Tensor, step: Tensor, stream: int) -> Tensor:

@@ -12,7 +12,7 @@ ROWS = 256  # read at a time by a program, and kept apart until the end
 
 
 @triton.jit
-def _first_row(counts, segment, BLOCK: tl.constexpr):
+def first_row(counts, segment, BLOCK: tl.constexpr):
     """Rows of the segments before this one."""
     total = tl.zeros((BLOCK,), tl.int64)
     for first in range(0, segment, BLOCK):
@@ -24,7 +24,7 @@ def _first_row(counts, segment, BLOCK: tl.constexpr):
 @triton.jit
 def _reduce(values, counts, out, WIDTH: tl.constexpr, COLUMNS: tl.constexpr, ROWS: tl.constexpr, MAXIMUM: tl.constexpr):
     segment = tl.program_id(0)
-    first = _first_row(counts, segment, 256)
+    first = first_row(counts, segment, 256)
     count = tl.load(counts + segment)
     column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
     total = tl.zeros((ROWS, COLUMNS), out.dtype.element_ty)

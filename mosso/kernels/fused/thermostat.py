@@ -19,11 +19,11 @@ def _link(values, column, link):
 
 
 @triton.jit
-def _push(velocity, mass, column, twice_kinetic, freedom, kelvin, link, h, LAST: tl.constexpr):
+def _push(velocity, mass, column, twice_kinetic, freedom, link, h, KELVIN: tl.constexpr, LAST: tl.constexpr):
     """The velocities with that of one link half a step on."""
     before = tl.maximum(link - 1, 0)
-    of_link = _link(mass, column, before) * _link(velocity, column, before) * _link(velocity, column, before) - kelvin
-    force = tl.where(link > 0, of_link, twice_kinetic - freedom * kelvin)
+    of_link = _link(mass, column, before) * _link(velocity, column, before) * _link(velocity, column, before) - KELVIN
+    force = tl.where(link > 0, of_link, twice_kinetic - freedom * KELVIN)
     damp = tl.where(link < LAST, tl.exp(-0.25 * h * _link(velocity, column, link + 1)), 1.0)
     after = (_link(velocity, column, link) * damp + 0.5 * h * force / _link(mass, column, link)) * damp
     return tl.where(column == link, after[:, None], velocity)
@@ -45,18 +45,16 @@ def _nose_hoover(
     energy = tl.load(twice_kinetic + system, mask=inside, other=0.0)
     count = tl.load(freedom + system, mask=inside, other=0.0)
     scale = tl.full((BLOCK,), 1.0, tl.float64)
-    # Numbers handed to another function, or chosen between, would be float32.
-    kelvin = tl.full((BLOCK,), KELVIN, tl.float64)
     for part in range(3):
         h = tl.where(part == 1, tl.full((BLOCK,), _INNER * DT, tl.float64), tl.full((BLOCK,), _OUTER * DT, tl.float64))
         for link in range(LINKS):
-            velocity = _push(velocity, mass, column, energy, count, kelvin, LINKS - 1 - link, h, LINKS - 1)
+            velocity = _push(velocity, mass, column, energy, count, LINKS - 1 - link, h, KELVIN, LINKS - 1)
         factor = tl.exp(-h * _link(velocity, column, 0))
         scale *= factor
         energy *= factor * factor
         position += h[:, None] * velocity
         for link in range(LINKS):
-            velocity = _push(velocity, mass, column, energy, count, kelvin, link, h, LINKS - 1)
+            velocity = _push(velocity, mass, column, energy, count, link, h, KELVIN, LINKS - 1)
     tl.store(out + at, position, mask=live)
     tl.store(out + at + LINKS, velocity, mask=live)
     tl.store(scales + system, scale, mask=inside)

@@ -25,6 +25,7 @@ from mosso.kernels.reference.nodes import (
     species_path_linear,
     symmetric_contraction,
 )
+from mosso.kernels.reference.repulsion import pair_repulsion
 from mosso.kernels.reference.sums import (
     max_segments,
     segment_sum,
@@ -43,6 +44,7 @@ __all__ = [
     "edge_vectors",
     "fold_contraction",
     "max_segments",
+    "pair_repulsion",
     "path_linear",
     "radial_mlp",
     "radial_moments",

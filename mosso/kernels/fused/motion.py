@@ -1,0 +1,162 @@
+# mypy: disallow-untyped-defs=False
+"""Parts of a step of dynamics in Triton, one kernel each where plain torch takes 4 to 26; see reference/motion.py.
+
+Times and temperatures are constants of the kernels, because Triton hands numbers over as float32.
+"""
+
+import math
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from mosso.kernels.fused.noise import normals
+from mosso.kernels.fused.segments import first_row
+from mosso.kernels.reference.motion import DEGREE, SQUARINGS
+
+BLOCK = 128  # atoms of a program
+SYSTEMS = 32  # of a program
+ROWS = 256  # of a system, read at a time and kept apart until the end
+
+
+@triton.jit
+def _kick(momenta, forces, free, out, num_values, DT: tl.constexpr, BLOCK: tl.constexpr):
+    at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    inside = at < num_values
+    moves = tl.load(free + at // 3, mask=inside, other=0).to(tl.float64)
+    pushed = tl.load(momenta + at, mask=inside) + DT * tl.load(forces + at, mask=inside) * moves
+    tl.store(out + at, pushed, mask=inside)
+
+
+@triton.jit
+def _drift_in_bath(
+    positions, momenta, masses, free, systems, index, seeds, step, new_positions, new_momenta, heats, num_atoms,
+    STREAM: tl.constexpr, HALF: tl.constexpr, KEPT: tl.constexpr, WIDTH: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    atom = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    inside = atom < num_atoms
+    mass = tl.load(masses + atom, mask=inside, other=1.0)
+    seed = tl.load(seeds + tl.load(systems + atom, mask=inside, other=0), mask=inside, other=0)
+    noise = normals(seed, tl.load(index + atom, mask=inside, other=0), tl.load(step), STREAM, BLOCK)
+    width = tl.sqrt(mass * WIDTH * tl.load(free + atom, mask=inside, other=0).to(tl.float64))
+    half = HALF / mass
+    gained = tl.zeros((BLOCK,), tl.float64)
+    for axis in tl.static_range(3):
+        before = tl.load(momenta + 3 * atom + axis, mask=inside, other=0.0)
+        after = KEPT * before + width * noise[axis]
+        gained += after * after - before * before
+        place = tl.load(positions + 3 * atom + axis, mask=inside, other=0.0)
+        tl.store(new_positions + 3 * atom + axis, place + half * before + half * after, mask=inside)
+        tl.store(new_momenta + 3 * atom + axis, after, mask=inside)
+    tl.store(heats + atom, gained / (2.0 * mass), mask=inside)
+
+
+@triton.jit
+def _kinetic_energy(momenta, masses, counts, out, ROWS: tl.constexpr):
+    system = tl.program_id(0)
+    first, count = first_row(counts, system, 256), tl.load(counts + system)
+    total = tl.zeros((ROWS,), tl.float64)
+    for start in range(0, count, ROWS):
+        row = start + tl.arange(0, ROWS)
+        inside = row < count
+        x = tl.load(momenta + 3 * (first + row), mask=inside, other=0.0)
+        y = tl.load(momenta + 3 * (first + row) + 1, mask=inside, other=0.0)
+        z = tl.load(momenta + 3 * (first + row) + 2, mask=inside, other=0.0)
+        total += (x * x + y * y + z * z) / (2.0 * tl.load(masses + first + row, mask=inside, other=1.0))
+    tl.store(out + system, tl.sum(total, axis=0))
+
+
+@triton.jit
+def _product(a, b):
+    """Of matrices given as tuples of their nine entries."""
+    return (
+        a[0] * b[0] + a[1] * b[3] + a[2] * b[6], a[0] * b[1] + a[1] * b[4] + a[2] * b[7], a[0] * b[2] + a[1] * b[5] + a[2] * b[8],
+        a[3] * b[0] + a[4] * b[3] + a[5] * b[6], a[3] * b[1] + a[4] * b[4] + a[5] * b[7], a[3] * b[2] + a[4] * b[5] + a[5] * b[8],
+        a[6] * b[0] + a[7] * b[3] + a[8] * b[6], a[6] * b[1] + a[7] * b[4] + a[8] * b[7], a[6] * b[2] + a[7] * b[5] + a[8] * b[8],
+    )  # fmt: skip
+
+
+@triton.jit
+def _one_and(a, factor):
+    """Unit matrix + factor a."""
+    return (
+        1.0 + a[0] * factor, a[1] * factor, a[2] * factor,
+        a[3] * factor, 1.0 + a[4] * factor, a[5] * factor,
+        a[6] * factor, a[7] * factor, 1.0 + a[8] * factor,
+    )  # fmt: skip
+
+
+@triton.jit
+def _exponential(matrices, out, num_systems, DEGREE: tl.constexpr, SQUARINGS: tl.constexpr, BLOCK: tl.constexpr):
+    system = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    inside, at = system < num_systems, matrices + 9 * system
+    share = 1.0 / 2**SQUARINGS
+    u = (
+        tl.load(at, inside, 0.0) * share, tl.load(at + 1, inside, 0.0) * share, tl.load(at + 2, inside, 0.0) * share,
+        tl.load(at + 3, inside, 0.0) * share, tl.load(at + 4, inside, 0.0) * share, tl.load(at + 5, inside, 0.0) * share,
+        tl.load(at + 6, inside, 0.0) * share, tl.load(at + 7, inside, 0.0) * share, tl.load(at + 8, inside, 0.0) * share,
+    )  # fmt: skip
+    power = _one_and(u, 1.0 / DEGREE)
+    for step in tl.static_range(1, DEGREE):
+        power = _one_and(_product(u, power), 1.0 / (DEGREE - step))
+    for _ in tl.static_range(SQUARINGS):
+        power = _product(power, power)
+    for entry in tl.static_range(9):
+        tl.store(out + 9 * system + entry, power[entry], mask=inside)
+
+
+def kick(momenta_N3: Tensor, forces_N3: Tensor, free_N: Tensor, dt: float) -> Tensor:
+    """(N, 3): see ``reference.motion.kick``."""
+    momenta, forces, free = momenta_N3.contiguous(), forces_N3.contiguous(), free_N.contiguous()
+    out = torch.empty_like(momenta)
+    if out.numel():
+        # what is launched on is the device of the tensors, not the current one
+        with torch.cuda.device_of(out):
+            _kick[(triton.cdiv(out.numel(), BLOCK),)](momenta, forces, free, out, out.numel(), DT=dt, BLOCK=BLOCK)
+    return out
+
+
+def drift_in_bath(
+    positions_N3: Tensor,
+    momenta_N3: Tensor,
+    masses_N: Tensor,
+    free_N: Tensor,
+    system_N: Tensor,
+    index_N: Tensor,
+    seeds_B: Tensor,
+    step: Tensor,
+    stream: int,
+    dt: float,
+    decay: float,
+    kelvin: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(N, 3), (N, 3) and (N,): see ``reference.motion.drift_in_bath``."""
+    inputs = [t.contiguous() for t in (positions_N3, momenta_N3, masses_N, free_N, system_N, index_N, seeds_B)]
+    results = torch.empty_like(inputs[0]), torch.empty_like(inputs[1]), torch.empty_like(inputs[2])
+    constants = {"STREAM": stream, "HALF": 0.5 * dt, "KEPT": math.exp(-decay), "WIDTH": -math.expm1(-2.0 * decay) * kelvin}
+    if num_atoms := len(masses_N):
+        with torch.cuda.device_of(momenta_N3):
+            _drift_in_bath[(triton.cdiv(num_atoms, BLOCK),)](*inputs, step, *results, num_atoms, **constants, BLOCK=BLOCK)
+    return results
+
+
+def kinetic_energy(momenta_N3: Tensor, masses_N: Tensor, counts_B: Tensor) -> Tensor:
+    """(B,): see ``reference.motion.kinetic_energy``."""
+    out_B = masses_N.new_empty(len(counts_B))
+    if len(counts_B):
+        inputs = [t.contiguous() for t in (momenta_N3, masses_N, counts_B)]
+        with torch.cuda.device_of(out_B):
+            _kinetic_energy[(len(counts_B),)](*inputs, out_B, ROWS=ROWS, num_warps=8)
+    return out_B
+
+
+def exponential(u_B33: Tensor) -> Tensor:
+    """(B, 3, 3) float64: see ``reference.motion.exponential``; not differentiable."""
+    matrices_B33 = u_B33.contiguous()
+    out_B33 = torch.empty_like(matrices_B33)
+    if num_systems := len(out_B33):
+        sizes = {"DEGREE": DEGREE, "SQUARINGS": SQUARINGS, "BLOCK": SYSTEMS, "num_warps": 1}
+        with torch.cuda.device_of(out_B33):
+            _exponential[(triton.cdiv(num_systems, SYSTEMS),)](matrices_B33, out_B33, num_systems, **sizes)
+    return out_B33
