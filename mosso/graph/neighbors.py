@@ -9,6 +9,7 @@ cutoff or in the order of edges.
 import itertools
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 import numpy as np
@@ -158,8 +159,16 @@ def _wrap(batch: Batch, system: int) -> _Wrapped:
 def reduce_lattice(cell: np.ndarray, pbc: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(3, 3) the lattice by its shortest vectors (Minkowski), rows of open directions unit vectors normal to them; (3, 3) int64 transform.
 
-    Skewed cells have small heights and need many images; the same lattice in short vectors needs few.
+    Skewed cells have small heights and need many images; the same lattice in short vectors needs few. Results are remembered: the cell of
+    a simulation is often the same in every step.
     """
+    reduced, transform = _reduced(np.asarray(cell, dtype=np.float64).tobytes(), np.asarray(pbc, dtype=bool).tobytes())
+    return reduced.copy(), transform.copy()
+
+
+@lru_cache(maxsize=1024)
+def _reduced(cell_bytes: bytes, pbc_bytes: bytes) -> tuple[np.ndarray, np.ndarray]:
+    cell, pbc = np.frombuffer(cell_bytes).reshape(3, 3), np.frombuffer(pbc_bytes, dtype=bool)
     reduced, transform, unit = cell.copy(), np.eye(3, dtype=np.int64), np.eye(3, dtype=np.int64)
     periodic = np.flatnonzero(pbc)
     changed = True
