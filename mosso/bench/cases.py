@@ -109,7 +109,6 @@ SYSTEMS: dict[str, System] = {
     "C216": System(lambda: diamond(3)),
     "C1000": System(lambda: diamond(5)),
     "W24": System(lambda: water(2)),
-    "W192": System(lambda: water(2), repeats=(2, 2, 2)),
     "W648": System(lambda: water(6)),
     "W1536": System(lambda: water(8)),
     "W3000": System(lambda: water(10)),

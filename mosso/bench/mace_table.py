@@ -14,42 +14,26 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-from mosso.bench import dynamics_rate, largest, limits, measure, profile, report
+from mosso.bench import dynamics_rate, largest, limits, measure, report
 from mosso.bench.cases import MODELS, SYSTEMS, TABLE
 from mosso.bench.peer_runs import Peer
-from mosso.bench.problems import Answer, Problem, batch_and_graph, with_gains
+from mosso.bench.problems import Answer, Problem, batch_and_graph
+from mosso.bench.profile.anatomy import anatomy
+from mosso.bench.profile.subject import Subject
+from mosso.bench.profile.tables import tables
+from mosso.bench.random_weights import checkpoint_of
 from mosso.bench.steps import RowFile, reason, rows_of_problem
 from mosso.bench.variants import VARIANTS, tabulated
-from mosso.data.structure import Batch
 from mosso.engine.potential import Potential, find_device
-from mosso.graph.graph import Graph
-from mosso.kernels import SpeciesGroups, dispatch
-from mosso.models.base import species_index
-from mosso.models.initial import initial_tensors
-from mosso.models.mace import MACE
-from mosso.models.tabulated_mace import TabulatedMACE
-from mosso.precision import POLICIES, UNMEASURED, Precision
-from mosso.weights.checkpoint import Checkpoint
-from mosso.weights.mace import read_mace
+from mosso.kernels import dispatch
+from mosso.precision import POLICIES, UNMEASURED
 
 PARTS = ("ours", "peers", "largest", "md")
 MD_SYSTEM, MD_STEPS = "W648", 2000
 CELL, LARGEST_VARIANT = "W1536", "tabulated"
-
-
-def checkpoint_of(model: str, weights: Path | None) -> Checkpoint:
-    """The weights both sides use, or where there is no peer random ones of our own."""
-    if weights is not None:
-        return read_mace(weights)
-    spec = MODELS[model]
-    tensors = initial_tensors(spec)
-    description = MACE(spec, tensors, Precision.named("fp64")).describe()
-    provenance = {"source": "random weights", "sha256": None, "licence": "none", "citation": "", "dtype": "float64"}
-    return with_gains(Checkpoint("mace", description, tensors, provenance))
 
 
 class Run:
@@ -143,36 +127,19 @@ class Run:
             self.file.write(common | {"error": reason(error)})
 
     def profile(self, systems: list[str]) -> None:
-        """Kernels of one evaluation by the last variant, and how close its ops come to their limits."""
-        exact, potential = self.potential("fp64"), self.potential("fp32")
-        runner = VARIANTS[self.options.variants[-1]](potential)
+        """Kernels of one evaluation as users get it, and how close its ops come to their limits."""
         for system in systems:
-            problem = Problem(system, exact)
-            kernels = profile.kernel_times(partial(_evaluate, runner, problem))
-            for kernel in kernels:
+            document = anatomy(Subject.of(self.potential("fp32"), SYSTEMS[system].structures(), stress=False), system)
+            for kernel in document["kernels"]:
                 self.file.write({"kind": "kernel", "side": "mosso", "model": self.model, "system": system, **kernel})
-            costs = list(limits.costs(MODELS[self.model], size_of(potential, problem.batch, problem.graph)))
-            print(
-                f"\n{self.model}, {system}, energy and forces\n\n{profile.kernel_table(kernels)}\n\n{profile.share_table(kernels, costs)}"
-            )
-
-
-def _evaluate(runner: Any, problem: Problem) -> None:
-    runner.evaluate(problem.moved(), problem.graph)
-
-
-def size_of(potential: Any, batch: Batch, graph: Graph) -> limits.Size:
-    """What the costs of an evaluation depend on; a potential under a policy with tables."""
-    present = SpeciesGroups.of(species_index(batch.numbers_N, potential.species)).present
-    intervals = TabulatedMACE(potential.model).tables(present).num_intervals
-    return limits.Size(batch.num_atoms, graph.num_edges, len(present), intervals)
+            print(f"\n{tables(document)}")
 
 
 def print_limits(model: str, systems: list[str]) -> None:
     """What each op must take at least."""
     potential = Potential(checkpoint_of(model, None), precision="fp32")
     for system in systems:
-        size = size_of(potential, *batch_and_graph(potential, SYSTEMS[system]))
+        size = limits.size_of(tabulated(potential), *batch_and_graph(potential, SYSTEMS[system]))
         print(f"\n{model}, {system}: {size}\n\n{limits.limits_table(MODELS[model], size)}")
 
 

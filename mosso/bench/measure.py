@@ -80,12 +80,10 @@ def peak_memory(device: torch.device) -> dict[str, float]:
 
 def environment(device: torch.device) -> dict[str, Any]:
     """What a row needs to be understood later."""
-    folder = Path(__file__).parent
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=folder, capture_output=True, text=True, check=False).stdout.strip()
     found: dict[str, Any] = {
         "row_version": ROW_VERSION,
         "device": device.type,
-        "commit": commit or None,
+        "commit": commit(),
         "source": source_hash(),
         "torch": torch.__version__,
         "python": platform.python_version(),
@@ -94,6 +92,15 @@ def environment(device: torch.device) -> dict[str, Any]:
         found |= {"gpu": torch.cuda.get_device_name(device), "cuda": torch.version.cuda, "driver": driver_version()}
         found |= {"triton": version("triton"), "tf32": torch.backends.cuda.matmul.allow_tf32}
     return found
+
+
+def commit() -> str | None:
+    """Of the checkout the package stands in; None where it is installed without one."""
+    try:
+        command = ["git", "rev-parse", "HEAD"]
+        return subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=False).stdout.strip() or None
+    except OSError:
+        return None
 
 
 def source_hash() -> str:

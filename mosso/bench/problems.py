@@ -17,7 +17,6 @@ from mosso.graph.neighbors import neighbor_list
 from mosso.kernels import SpeciesGroups, dispatch
 from mosso.models import outputs
 from mosso.models.base import species_index
-from mosso.weights.checkpoint import Checkpoint
 
 # Errors that pass whatever float32 makes of the system; forces relative to their root mean square, energies and stress to their size.
 FLOORS = {"forces": 1e-6, "energy": 1e-7, "stress": 1e-6}
@@ -27,8 +26,6 @@ ROUNDING = {"tf32": 3e3, "fp16": 3e3, "bf16": 3e4}
 MAX_RATIO = 2.0
 # How far atoms move between calls, Angstrom: new numbers, the same neighbours.
 STEP = 1e-4
-# Factors on unit-normal weights that bring the forces of these systems to 0.1 to 1 eV/A; with less they drown in rounding.
-GAINS = {"node_embedding.linear.weight": 4.0, "interactions.*.linear.weight": 27.0}
 
 
 @dataclass(frozen=True)
@@ -141,16 +138,3 @@ def error_bars(precision: str, rounding: dict[str, float]) -> dict[str, float]:
     """What a result may be off by, given what the reference ops make of the same system under the same policy."""
     share = ROUNDING.get(precision, 1.0)
     return {name: max(share * floor, MAX_RATIO * rounding.get(name, 0.0)) for name, floor in FLOORS.items()}
-
-
-def with_gains(checkpoint: Checkpoint) -> Checkpoint:
-    """Unit-normal weights times GAINS."""
-
-    def gain(name: str) -> float:
-        parts = name.split(".")
-        pattern = ".".join("*" if part.isdigit() else part for part in parts)
-        return GAINS.get(pattern, 1.0)
-
-    return replace(
-        checkpoint, tensors={name: gain(name) * tensor if gain(name) != 1.0 else tensor for name, tensor in checkpoint.tensors.items()}
-    )

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from mosso.bench import mace_table, peer_runs, problems, report
+from mosso.bench import mace_table, peer_runs, problems, random_weights, report
 from mosso.bench.variants import VARIANTS
 from mosso.kernels import dispatch
 
@@ -61,8 +61,8 @@ def test_the_peer_is_judged_and_its_failure_told(tiny: None, tmp_path: Path, mon
     script = tmp_path / "peer.py"
     script.write_text(PEER)
     monkeypatch.setattr(mace_table, "Peer", partial(peer_runs.Peer, script=script))
-    own = mace_table.checkpoint_of("mace-mp0-medium", None)
-    monkeypatch.setattr(mace_table, "read_mace", lambda path: own)
+    own = random_weights.checkpoint_of("mace-mp0-medium", None)
+    monkeypatch.setattr(random_weights, "read_mace", lambda path: own)
     step, failure = run(
         tmp_path / "rows.jsonl", "--systems", "C8", "--parts", "peers", "--peer-path", str(tmp_path), "--peer-python", sys.executable
     )
@@ -82,6 +82,18 @@ def test_dynamics(tiny: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 def test_the_largest_box_wants_a_gpu(tiny: None, tmp_path: Path) -> None:
     (row,) = run(tmp_path / "rows.jsonl", "--systems", "", "--parts", "largest", "--variants", "tabulated")
     assert "cannot run here" in row["error"]
+
+
+def test_kernels_beside_limits(tiny: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    for module in ("rates", "profile.anatomy"):
+        monkeypatch.setattr(f"mosso.bench.{module}.SECONDS", 0.0)
+    rows = run(tmp_path / "rows.jsonl", "--parts", "ours", "--profile", "C8")
+    assert {row["kind"] for row in rows} == {"kernel"}
+    text = capsys.readouterr().out
+    for line in ("| interaction | ", "| path_linear | ", "| whole call | ", "| aten::mul | "):
+        assert line in text
+    mace_table.main(["--models", "mace-mp0-medium", "--limits", "C8"])
+    assert "| radial moments | forward | " in capsys.readouterr().out
 
 
 def test_unknown_names_are_refused(capsys: pytest.CaptureFixture[str]) -> None:

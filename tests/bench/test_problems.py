@@ -30,8 +30,8 @@ def test_repeated_edges_are_those_of_a_search(repeats: tuple[int, int, int]) -> 
 
 
 def test_the_truth_of_a_large_system_is_that_of_its_cell(exact: Potential) -> None:
-    problem = Problem("W192", exact)
-    assert SYSTEMS["W192"].repeats == (2, 2, 2)
+    problem = Problem("8xW24", exact)
+    assert SYSTEMS["8xW24"].repeats == (2, 2, 2)
     answer = Answer.of(exact.evaluate(problem.batch, problem.graph, stress=True))
     errors = answer.errors(problem.truth)
     assert set(errors) == {"energy", "forces", "stress"}

@@ -1,0 +1,125 @@
+"""True answers: float64 by the first competitor that can, made once for every model and system of a run."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from mosso.bench.checks import Truth, read_answer
+from mosso.bench.competitor import Contestant
+from mosso.bench.workers import WorkerError
+from mosso.data.structure import Structure
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Structures that are evaluated together.
+
+    Attributes:
+        name: of file and truth.
+        structures: in their order.
+        path: npz with the fields of ``serve.Structures``.
+    """
+
+    name: str
+    structures: Sequence[Structure]
+    path: Path
+
+    @staticmethod
+    def write(name: str, structures: Sequence[Structure], folder: Path) -> "Inputs":
+        """To ``folder``, for all workers to read."""
+        path = folder / f"{name}.npz"
+        np.savez(
+            path,
+            numbers=np.concatenate([s.numbers for s in structures]),
+            positions=np.concatenate([s.positions for s in structures]),
+            system=np.repeat(np.arange(len(structures)), [len(s) for s in structures]),
+            cells=np.stack([s.cell for s in structures]),
+            pbc=np.stack([s.pbc for s in structures]),
+        )
+        return Inputs(name, structures, path)
+
+    @property
+    def num_atoms(self) -> int:
+        return sum(len(s) for s in self.structures)
+
+    @property
+    def elements(self) -> frozenset[int]:
+        return frozenset(int(z) for s in self.structures for z in s.numbers)
+
+    @property
+    def periodic(self) -> bool:
+        """Whether all have a volume, and so a stress."""
+        return all(s.volume > 0 for s in self.structures)
+
+
+class Truths:
+    """The answers of one model, kept.
+
+    Args:
+        judge: a contestant of the model by package, backend and precision.
+        candidates: packages and backends in the order in which they are asked.
+        folder: for answers.
+    """
+
+    def __init__(self, judge: Callable[[str, str, str], Contestant], candidates: Iterable[tuple[str, str]], folder: Path) -> None:
+        self._make, self._candidates, self._folder = judge, list(candidates), folder
+        self._judges: dict[tuple[str, str, str], Contestant] = {}
+        self._known: dict[tuple[str, bool], Truth | str] = {}
+
+    def of(self, inputs: Inputs, stress: bool) -> Truth | str:
+        """The truth for a batch, with stress where asked; a sentence where nobody could tell."""
+        known = self._known.get((inputs.name, stress))
+        if known is None:
+            known = self._known[inputs.name, stress] = self._ask_all(inputs, stress)
+        return known
+
+    def close(self) -> None:
+        """End the judges; what they said is kept."""
+        for judge in self._judges.values():
+            judge.close()
+
+    def _ask_all(self, inputs: Inputs, stress: bool) -> Truth | str:
+        reasons = []
+        for asked in (self._exact(), self._highest()):
+            for package, backend, precision in asked:
+                judge = self._judge(package, backend, precision)
+                try:
+                    return self._ask(judge, precision, inputs, stress)
+                except (WorkerError, ValueError) as error:
+                    reasons.append(f"{judge.holder}: {error}")
+                finally:
+                    judge.release()
+        return f"nobody could say what is right ({'; '.join(reasons)})"
+
+    def _exact(self) -> Iterable[tuple[str, str, str]]:
+        return [(package, backend, "fp64") for package, backend in self._candidates]
+
+    def _highest(self) -> Iterable[tuple[str, str, str]]:
+        """The most exact precision of those who have no fp64, which they say once they are loaded in another."""
+        for package, backend in self._candidates:
+            judge = self._judge(package, backend, "fp32")
+            try:
+                highest = judge.load().get("truth")
+            except WorkerError:
+                continue
+            if isinstance(highest, str) and highest != "fp64":
+                yield package, backend, highest
+
+    def _judge(self, package: str, backend: str, precision: str) -> Contestant:
+        key = (package, backend, precision)
+        if key not in self._judges:
+            self._judges[key] = self._make(*key)
+        return self._judges[key]
+
+    def _ask(self, judge: Contestant, precision: str, inputs: Inputs, stress: bool) -> Truth:
+        out = self._folder / "truth.npz"
+        judge.ask("prepare", inputs=str(inputs.path), stress=stress)
+        judge.ask("answer", out=str(out), with_list=judge.list_inside)
+        answer = read_answer(out)
+        if not np.isfinite(answer.forces).all() or not np.isfinite(answer.energy).all():
+            raise ValueError("its answer is not finite")
+        counts = np.array([len(s) for s in inputs.structures])
+        volumes = np.array([s.volume for s in inputs.structures])
+        return Truth(answer, counts, volumes, f"{precision} of {judge.holder}")

@@ -1,0 +1,185 @@
+"""How competitors are timed: pilots, dynamics, and memory that does not hold all of them at once."""
+
+from typing import Any
+
+import pytest
+from bench.contest import QUICK, Scene
+
+from mosso.bench import comparison, hardware
+from mosso.bench.comparison import Comparison, Entry, failure, throughput
+from mosso.bench.matrix import Case, Protocol
+from mosso.bench.rows import Task
+from mosso.bench.systems import SYSTEMS
+from mosso.bench.truths import Inputs, Truths
+from mosso.bench.workers import WorkerError
+
+
+class Scripted:
+    """A contestant that replies from its description: fixed times, a cost at the start of dynamics, a need of memory.
+
+    ``room``: memory that all of them share, in GB; None for as much as they like.
+    """
+
+    def __init__(
+        self, scene: Scene, backend: str, ms: float = 1.0, start_ms: float = 0.0, needs: float = 0.0, room: list[float] | None = None
+    ) -> None:
+        self.place, self.package, self.backend = scene.place, "scripted", backend
+        self.ms, self.start_ms, self.needs, self.room = ms, start_ms, needs, room
+        self.held, self.list_inside, self.holder, self.asked = 0.0, False, f"scripted, {backend}", list[tuple[str, dict[str, Any]]]()
+
+    def ask(self, do: str, **arguments: Any) -> dict[str, Any]:
+        self.asked.append((do, arguments))
+        return getattr(self, do)(**arguments)
+
+    def prepare(self, inputs: str, stress: bool) -> dict[str, Any]:
+        if self.room is not None and not self.held:
+            if self.needs > self.room[0]:
+                raise WorkerError("memory", "no room")
+            self.room[0] -= self.needs
+        self.held = self.needs
+        return {"atoms": 8, "edges": 24}
+
+    def answer(self, out: str, with_list: bool) -> dict[str, Any]:
+        return {"seconds": 0.1}
+
+    def memory(self, with_list: bool) -> dict[str, Any]:
+        return {"peak_GB": self.needs, "memory_of": "device"}
+
+    def measure(self, calls: int, warm_up: int, what: str) -> dict[str, Any]:
+        return {"ms": [self.ms] * calls}
+
+    def dynamics(self, steps: int, engine: str, warm_up: int) -> dict[str, Any]:
+        return {"ms": [(self.start_ms + steps * self.ms) / steps]}
+
+    def release(self) -> None:
+        if self.room is not None:
+            self.room[0] += self.held
+        self.held = 0.0
+
+    def named(self, do: str) -> list[dict[str, Any]]:
+        return [arguments for name, arguments in self.asked if name == do]
+
+
+@pytest.fixture
+def compare(scene: Scene, monkeypatch: pytest.MonkeyPatch):
+    """Entries of scripted contestants whose answers are right."""
+    monkeypatch.setattr(comparison, "verdict", lambda *arguments: {"error_forces": 0.0})
+
+    def run(*contestants: Scripted, task: Task = "forces", protocol: Protocol = QUICK, memory: float | None = None) -> dict[str, Entry]:
+        monkeypatch.setattr(hardware, "memory_GB", lambda device: memory)
+        inputs = Inputs.write("C8-1", SYSTEMS["C8"].structures(1), scene.work)
+        cases = [
+            Case(model="spring", precision="fp32", system="C8", batch=1, task=task, package="scripted", backend=c.backend)
+            for c in contestants
+        ]
+        found = Comparison(cases, contestants, inputs, ["nobody knows"] * len(cases), protocol, scene.work).run()
+        return {entry.case.backend: entry for entry in found}
+
+    return run
+
+
+def test_calls_fill_the_time_but_are_not_more_than_a_hundred(scene: Scene, compare) -> None:
+    protocol = Protocol(warm_up=10, rounds=5, seconds=2.0)
+    found = compare(
+        Scripted(scene, "fast", ms=0.5), Scripted(scene, "slow", ms=100.0), Scripted(scene, "crawls", ms=5000.0), protocol=protocol
+    )
+    calls = {name: (entry.fields["warm_up"], entry.fields["calls"]) for name, entry in found.items()}
+    assert calls == {"fast": (10, 100), "slow": (10, 20), "crawls": (2, 5)}, "warm-up within the time, one call a turn at least"
+    assert found["fast"].fields["ms"] == 0.5
+
+
+def test_dynamics_are_long_enough_for_what_they_cost_at_the_start(scene: Scene, compare) -> None:
+    """A second of recordings before steps of a millisecond: five steps would say that a step takes 200 ms."""
+    engine = Scripted(scene, "recorded", ms=1.0, start_ms=1000.0)
+    found = compare(engine, task="md", protocol=Protocol(seconds=10.0, md_steps=100_000))["recorded"]
+    assert found.fields["ms"] < 1.4
+    assert len(engine.named("dynamics")) < 12
+    assert found.fields["rounds"] == 3
+    assert found.fields["calls"] == 3 * engine.named("dynamics")[-1]["steps"]
+    assert found.fields["ns_per_day"] == pytest.approx(86.4 / found.fields["ms"])
+
+
+def test_short_dynamics_of_slow_packages(scene: Scene, compare) -> None:
+    engine = Scripted(scene, "slow", ms=500.0)
+    compare(engine, task="md-ase", protocol=Protocol(seconds=1.0, md_steps=1000))
+    assert [request["steps"] for request in engine.named("dynamics")] == [5, 5, 5, 5]
+    assert {request["engine"] for request in engine.named("dynamics")} == {"ase"}
+
+
+def test_those_who_fill_the_memory_are_timed_alone(scene: Scene, compare) -> None:
+    room = [10.0]
+    three = [Scripted(scene, name, needs=4.0, room=room) for name in ("one", "two", "three")]
+    found = compare(*three, memory=10.0)
+    assert {entry.fields["status"] for entry in found.values()} == {"ok"}
+    assert room == [10.0], "all was given back"
+
+
+def test_memory_that_others_hold_is_no_failure(scene: Scene, compare) -> None:
+    """Together they need more than there is, though each alone fits; who needs more than all of it fails."""
+    room = [10.0]
+    entries = compare(
+        Scripted(scene, "small", needs=3.0, room=room),
+        Scripted(scene, "big", needs=9.0, room=room),
+        Scripted(scene, "giant", needs=11.0, room=room),
+        memory=None,
+    )
+    assert {name: entry.fields["status"] for name, entry in entries.items()} == {"small": "ok", "big": "ok", "giant": "error"}
+    assert entries["giant"].fields["reason"] == "out of memory: no room"
+
+
+def test_memory_is_asked_of_evaluations_only(scene: Scene, compare) -> None:
+    for task, asked in (("stress", 1), ("forces+list", 1), ("list", 1), ("md", 0)):
+        one = Scripted(scene, "one")
+        compare(one, task=task)
+        assert len(one.named("memory")) == asked - (task == "list"), task
+
+
+def test_sensors_are_read_before_and_after(scene: Scene, compare, monkeypatch: pytest.MonkeyPatch) -> None:
+    readings = iter([hardware.Sensors(1980.0, 40.0), hardware.Sensors(1755.0, 61.0)])
+    monkeypatch.setattr(hardware, "sensors", lambda device: next(readings))
+    fields = compare(Scripted(scene, "one"))["one"].fields
+    assert (fields["clock_MHz"], fields["temperature_C"]) == ((1980.0, 1755.0), (40.0, 61.0))
+
+
+def test_throughput_of_batches_is_no_dynamics(scene: Scene) -> None:
+    inputs = Inputs.write("C8-2", SYSTEMS["C8"].structures(2), scene.work)
+    case = Case(model="spring", precision="fp32", system="C8", batch=2, task="forces", package="p", backend="b")
+    assert throughput(case, 4.0, inputs) == {"atoms_per_s": 4000.0}
+    assert "ns_per_day" not in throughput(case.model_copy(update={"batch": 1, "task": "list"}), 4.0, inputs)
+
+
+def test_reasons_are_told_in_words() -> None:
+    assert failure(WorkerError("unsupported", "NotImplementedError: no stress"))["reason"] == "no stress"
+    assert failure(WorkerError("memory", "too much"))["reason"] == "out of memory: too much"
+    assert failure(WorkerError("timeout", "no reply"))["status"] == "error"
+
+
+def test_a_list_inside_is_part_of_what_dynamics_are_checked_with(scene: Scene) -> None:
+    rows = {row.task: row for row in scene.rows("inside", tasks=("forces", "forces+list", "list", "md"))}
+    assert {task: row.status for task, row in rows.items()} == {
+        "forces": "unsupported",
+        "forces+list": "ok",
+        "list": "unsupported",
+        "md": "ok",
+    }
+    assert "inside every evaluation" in rows["forces"].reason
+
+
+def test_nobody_knows(scene: Scene) -> None:
+    truths = Truths(lambda package, backend, precision: scene.contestant("broken", precision), [("harmonic", "broken")], scene.work)
+    said = truths.of(Inputs.write("C8-1", SYSTEMS["C8"].structures(1), scene.work), stress=False)
+    assert said == "nobody could say what is right (harmonic, broken: ValueError: no such model)"
+    truths.close()
+
+
+def test_a_truth_is_asked_once(scene: Scene) -> None:
+    truths = Truths(
+        lambda package, backend, precision: scene.contestant(backend, precision), [("harmonic", "broken"), ("harmonic", "good")], scene.work
+    )
+    inputs = Inputs.write("W24-1", SYSTEMS["W24"].structures(1), scene.work)
+    first = truths.of(inputs, stress=True)
+    truths.close()
+    assert truths.of(inputs, stress=True) is first
+    assert first.source == "fp64 of harmonic, good", "the next one is asked where one fails"
+    assert first.answer.stress.shape == (1, 3, 3)
+    assert len(scene.journal("load")) == 2
