@@ -1,44 +1,55 @@
 """The least time each op of a MACE evaluation can take: arithmetic and bytes counted from shapes, against what the device can do.
 
-Bytes are compulsory traffic to memory: every input read once, every output written once. What an op gathers again and again is
-counted apart, because it comes from the cache as long as it fits. All for the tabulated form in float32, energy and forces.
+Arithmetic is that of the generated kernels, product by product, and of the matrix products. Bytes are compulsory traffic to memory:
+every input read once, every output written once. What an op gathers again and again is counted apart, because it comes from the cache
+as long as it fits. Energy and forces, of the tabulated form or of the stock one, whose radial networks run on every edge. Readouts, pair
+repulsion, densities and sums over atoms are left out.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
+from mosso.bench.rates import H200, Rates
 from mosso.bench.report import markdown, number
+from mosso.data.structure import Batch
+from mosso.engine.potential import Potential
+from mosso.graph.graph import Graph
+from mosso.kernels import SpeciesGroups
 from mosso.math.coupling import CouplingPath, contraction_table, convolution_paths, symmetric_coupling
-from mosso.math.horner import horner
+from mosso.math.horner import Horner, horner
 from mosso.math.irreps import num_components
+from mosso.models.base import species_index
 from mosso.models.mace import MACESpec
+from mosso.models.tabulated_mace import TabulatedMACE
 
-WORD = 4  # bytes of a float32
 CUBIC = 4  # coefficients of a cubic
-# Multiply-adds of the derivative over those of the op, as counted in the generated kernels (docs/kernels.md).
-CONVOLUTION_BACKWARD, CONTRACTION_BACKWARD = 218 / 98, 1400 / 604
-
-
-@dataclass(frozen=True)
-class Rates:
-    """What a device can do, per second: multiply-adds count twice."""
-
-    fp32: float
-    memory: float
-
-
-H200 = Rates(fp32=67e12, memory=4.2e12)
 
 
 @dataclass(frozen=True)
 class Size:
-    """Atoms, edges, species present and intervals of the tables of one evaluation."""
+    """What the costs of one evaluation depend on.
+
+    Attributes:
+        atoms, edges, species: how many there are; of the species those present.
+        intervals: of the tables; None for the stock form.
+        word: bytes of a number.
+    """
 
     atoms: int
     edges: int
     species: int
-    intervals: int
+    intervals: int | None
+    word: int = 4
+
+
+def size_of(potential: Potential, batch: Batch, graph: Graph) -> Size:
+    """Of an evaluation by the form that ``potential`` takes for these atoms."""
+    present = SpeciesGroups.of(species_index(batch.numbers_N, potential.species)).present
+    form, intervals = potential.evaluator, None
+    if isinstance(form, TabulatedMACE) and form.for_species(present) is not potential.model:
+        intervals = form.tables(present).num_intervals
+    return Size(batch.num_atoms, graph.num_edges, len(present), intervals, potential.precision.compute.itemsize)
 
 
 @dataclass(frozen=True)
@@ -60,103 +71,134 @@ class Cost:
 
     def microseconds(self, rates: Rates) -> float:
         """The larger of arithmetic and traffic at full rate."""
-        return 1e6 * max(self.flops / rates.fp32, self.bytes / rates.memory)
+        return 1e6 * max(self.flops / rates.arithmetic, self.bytes / rates.memory)
 
     def bound(self, rates: Rates) -> str:
-        return "arithmetic" if self.flops / rates.fp32 > self.bytes / rates.memory else "memory"
+        return "arithmetic" if self.flops / rates.arithmetic > self.bytes / rates.memory else "memory"
 
 
 def costs(spec: MACESpec, size: Size) -> Iterator[Cost]:
-    """Every op of one evaluation of energy and forces, two layers or more."""
-    components = (spec.max_ell + 1) ** 2
-    yield from _edge_features(components, size)
-    yield from _radial_moments(components, spec.radial_mlp[-1], size)
-    yield from _linear("first mix", components, size.species * spec.radial_mlp[-1], spec.num_channels, size)
+    """Every op of one evaluation of energy and forces."""
+    components, degrees, channels = (spec.max_ell + 1) ** 2, spec.max_ell + 1, spec.num_channels
+    tabulated = size.intervals is not None
+    yield from _edge_features(components + (0 if tabulated else spec.num_bessel), size)
     for layer in range(spec.num_layers):
-        rows_out = num_components(spec.degrees_out(layer))
-        if layer > 0:
-            rows_in = num_components(spec.degrees_in(layer))
-            paths = convolution_paths(spec.degrees_in(layer), spec.max_ell)
-            yield from _linear(f"up {layer}", rows_in, spec.num_channels, spec.num_channels, size)
+        degrees_in, degrees_out = spec.degrees_in(layer), spec.degrees_out(layer)
+        rows_in, rows_out = num_components(degrees_in), num_components(degrees_out)
+        paths = convolution_paths(degrees_in, spec.max_ell)
+        moments = tabulated and layer == 0  # the first layer is folded into sums over edges by species
+        if moments:
+            yield from _radial_moments(components, spec.radial_mlp[-1], size)
+            yield from _linear("first mix", components, (size.species * spec.radial_mlp[-1], channels), degrees, size)
+        else:
+            yield from _linear(f"up {layer}", rows_in, (channels, channels), len(degrees_in), size)
+            if not tabulated:
+                yield from _radial_network(f"radial network {layer}", spec, len(paths), size)
             yield from _convolution(f"convolution {layer}", spec, rows_in, paths, size)
-            sums = num_components(tuple(path.l_out for path in paths))
-            yield from _mix(f"mix {layer}", sums, components, spec.num_channels, size)
-            kept = num_components(tuple(d for d in spec.degrees_in(layer) if d in spec.degrees_out(layer)))
-            yield from _linear(f"residual {layer}", kept, spec.num_channels, spec.num_channels, size)
+            rows = num_components(tuple(path.l_out for path in paths))
+            yield from _linear(f"mix {layer}", rows, (channels, channels), len(paths), size, rows_out=components)
+        if not spec.interactions[layer].endswith("Residual"):
+            yield from _linear(f"by species {layer}", components, (channels, channels), degrees * size.species, size)
+        elif not moments:
+            kept = tuple(d for d in degrees_in if d in degrees_out)
+            yield from _linear(f"residual {layer}", num_components(kept), (channels, channels), len(kept) * size.species, size)
         yield from _contraction(f"contraction {layer}", spec, layer, rows_out, size)
-        yield from _linear(f"product {layer}", rows_out, spec.num_channels, spec.num_channels, size)
+        yield from _linear(f"product {layer}", rows_out, (channels, channels), len(degrees_out), size)
 
 
-def _edge_features(components: int, size: Size) -> Iterator[Cost]:
-    written = size.edges * (components * WORD + 4)
-    yield Cost("edge features", "forward", 10 * components * size.edges, 24 * size.edges + written)
-    yield Cost("edge features", "backward", 20 * components * size.edges, 48 * size.edges + written)
+def _edge_features(numbers: int, size: Size) -> Iterator[Cost]:
+    """About ten operations for each number made of an edge."""
+    written = size.edges * (numbers * size.word + 4)
+    yield Cost("edge features", "forward", 10 * numbers * size.edges, 24 * size.edges + written)
+    yield Cost("edge features", "backward", 20 * numbers * size.edges, 48 * size.edges + written)
 
 
 def _radial_moments(components: int, functions: int, size: Size) -> Iterator[Cost]:
-    edges, moments = size.edges * (components * WORD + 12), size.atoms * components * size.species * functions * WORD
-    table = size.intervals * CUBIC * functions * WORD
-    gathered = size.edges * CUBIC * functions * WORD
+    assert size.intervals is not None
+    word = size.word
+    edges, moments = size.edges * (components * word + 12), size.atoms * components * size.species * functions * word
+    table = size.intervals * CUBIC * functions * word
+    gathered = size.edges * CUBIC * functions * word
     outer = 2 * components * functions
     yield Cost("radial moments", "forward", size.edges * (outer + 6 * functions), edges + moments + table, gathered)
     backward = size.edges * (2 * outer + 12 * functions)
-    yield Cost("radial moments", "backward", backward, edges + moments + table + size.edges * components * WORD, gathered)
+    yield Cost("radial moments", "backward", backward, edges + moments + table + size.edges * components * word, gathered)
 
 
-def _linear(name: str, rows: int, width_in: int, width_out: int, size: Size) -> Iterator[Cost]:
-    flops = 2.0 * size.atoms * rows * width_in * width_out
-    traffic = WORD * (size.atoms * rows * (width_in + width_out) + width_in * width_out)
+def _radial_network(name: str, spec: MACESpec, num_paths: int, size: Size) -> Iterator[Cost]:
+    """From the radial basis to the weights of all paths; what lies between need not leave the device's caches."""
+    widths = (spec.num_bessel, *spec.radial_mlp, num_paths * spec.num_channels)
+    weights = sum(a * b for a, b in zip(widths, widths[1:], strict=False))
+    flops = 2.0 * size.edges * weights
+    traffic = size.word * (size.edges * (widths[0] + widths[-1]) + weights)
     yield Cost(name, "forward", flops, traffic)
-    yield Cost(name, "backward", flops, traffic)
+    yield Cost(name, "backward", flops, traffic + size.word * size.edges * widths[0])
 
 
-def _mix(name: str, rows_in: int, rows_out: int, channels: int, size: Size) -> Iterator[Cost]:
-    flops = 2.0 * size.atoms * rows_in * channels**2
-    traffic = WORD * size.atoms * (rows_in + rows_out) * channels
-    yield Cost(name, "forward", flops, traffic)
-    yield Cost(name, "backward", flops, traffic)
+def _linear(name: str, rows: int, widths: tuple[int, int], num_matrices: int, size: Size, rows_out: int | None = None) -> Iterator[Cost]:
+    """Every row of an atom times one of the matrices; ``rows_out`` where several rows are summed to one."""
+    flops = 2.0 * size.atoms * rows * widths[0] * widths[1]
+    numbers = size.atoms * (rows * widths[0] + (rows_out or rows) * widths[1]) + num_matrices * widths[0] * widths[1]
+    yield Cost(name, "forward", flops, size.word * numbers)
+    yield Cost(name, "backward", flops, size.word * numbers)
 
 
 def _convolution(name: str, spec: MACESpec, rows_in: int, paths: tuple[CouplingPath, ...], size: Size) -> Iterator[Cost]:
-    """Per edge and channel the cubic of each path and the products summed before the coupling, which is paid per atom."""
-    channels, components = spec.num_channels, (spec.max_ell + 1) ** 2
-    products = sum(map(_num_products_of_path, paths))
-    features, nodes = size.edges * (components * WORD + 12), size.atoms * rows_in * channels * WORD
-    sums = size.atoms * num_components(tuple(path.l_out for path in paths)) * channels * WORD
-    table = size.intervals * len(paths) * CUBIC * channels * WORD
-    gathered = size.edges * channels * WORD * (rows_in + CUBIC * len(paths))
+    """Per edge and channel the products summed before the coupling, which is paid per atom; and the weight of each path, which is a
+    cubic from the table or read."""
+    channels, components, word = spec.num_channels, (spec.max_ell + 1) ** 2, size.word
+    tabulated = size.intervals is not None
+    forward, backward = (sum(counts) for counts in zip(*(_products_of_path(path, tabulated) for path in paths), strict=True))
+    features, nodes = size.edges * (components * word + 12), size.atoms * rows_in * channels * word
+    sums = size.atoms * num_components(tuple(path.l_out for path in paths)) * channels * word
     each = size.edges * channels
-    yield Cost(name, "forward", 2 * each * (products + 3 * len(paths)), features + nodes + sums + table, gathered)
-    backward = 2 * each * (CONVOLUTION_BACKWARD * products + 6 * len(paths))
-    yield Cost(name, "backward", backward, features * 2 + nodes * 2 + sums + table, gathered + each * rows_in * WORD * 2)
+    if size.intervals is None:
+        gathered = each * word * rows_in
+        weights = gradient = each * len(paths) * word
+    else:
+        gathered = each * word * (rows_in + CUBIC * len(paths))
+        weights, gradient = size.intervals * len(paths) * CUBIC * channels * word, 0
+    yield Cost(name, "forward", 2 * each * forward, features + nodes + sums + weights, gathered)
+    traffic = features * 2 + nodes * 2 + sums + weights + gradient
+    yield Cost(name, "backward", 2 * each * backward, traffic, gathered + each * rows_in * word * 2)
 
 
-def _num_products_of_path(path: CouplingPath) -> int:
-    """Multiply-adds of w x_i Y_j; Y of degree 0 is one, and a scalar is cheaper as a dot product."""
-    if path.l_edge == 0:
-        return 2 * path.l_in + 1
-    if path.l_out == 0:
-        return 2 * path.l_in + 2
-    return (2 * path.l_in + 1) * (2 * path.l_edge + 2)
+def _products_of_path(path: CouplingPath, tabulated: bool) -> tuple[int, int]:
+    """Multiply-adds of w x_i Y_j forward, and of its derivatives by x, Y and w. In the form with tables Y of degree 0 is known to be one,
+    and a cubic gives w forward, backward w and its derivative."""
+    components, pairs = 2 * path.l_in + 1, int(path.coupling.any(axis=2).sum())
+    cubic = CUBIC - 1 if tabulated else 0
+    if tabulated and path.l_edge == 0:
+        return components + cubic, 2 * components + 2 * cubic
+    return components + pairs + cubic, 3 * components + 2 * pairs + 2 * cubic
 
 
 def _contraction(name: str, spec: MACESpec, layer: int, rows_out: int, size: Size) -> Iterator[Cost]:
     """Multiply-adds of the nested form."""
     components = (spec.max_ell + 1) ** 2
-    products = _num_products(spec.max_ell, spec.degrees_out(layer), spec.correlation[layer])
+    polynomials, num_terms = _polynomials(spec.max_ell, spec.degrees_out(layer), spec.correlation[layer])
+    forward = sum(polynomial.num_products() for polynomial in polynomials)
+    # Both factors of every product get a gradient but for coefficients, and inner sums are made again.
+    backward = sum(2 * p.num_products() + _num_inner(p) - len(p.factors) for p in polynomials)
     each = size.atoms * spec.num_channels
-    traffic = WORD * each * (components + rows_out)
-    yield Cost(name, "forward", 2 * each * products, traffic)
-    yield Cost(name, "backward", 2 * each * CONTRACTION_BACKWARD * products, traffic + WORD * each * components)
+    traffic = size.word * (each * (components + rows_out) + size.species * num_terms * spec.num_channels)
+    yield Cost(name, "forward", 2 * each * forward, traffic)
+    yield Cost(name, "backward", 2 * each * backward, traffic + size.word * each * components)
 
 
 @lru_cache
-def _num_products(max_ell: int, degrees: tuple[int, ...], correlation: int) -> int:
+def _polynomials(max_ell: int, degrees: tuple[int, ...], correlation: int) -> tuple[list[Horner], int]:
+    """One for each row of the output, and the number of all their coefficients."""
     table = contraction_table([[symmetric_coupling(max_ell, degree, nu) for nu in range(1, correlation + 1)] for degree in degrees])
     rows: dict[int, dict[int, tuple[int, ...]]] = {}
     for term, (row, factors) in enumerate(zip(table.rows.tolist(), table.factors.tolist(), strict=True)):
         rows.setdefault(row, {})[term] = tuple(factor for factor in factors if factor < table.num_components)
-    return sum(horner(monomials).num_products() for monomials in rows.values())
+    return [horner(monomials) for monomials in rows.values()], len(table.rows)
+
+
+def _num_inner(polynomial: Horner) -> int:
+    """Factors of a nested form that multiply a sum rather than a coefficient."""
+    return sum(bool(inner.factors) + _num_inner(inner) for _, inner in polynomial.factors)
 
 
 def limits_table(spec: MACESpec, size: Size, rates: Rates = H200) -> str:

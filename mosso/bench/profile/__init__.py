@@ -1,0 +1,1 @@
+"""mosso profile: where the time of an evaluation goes, and what limits it."""
