@@ -4,13 +4,16 @@ from typing import Annotated
 
 import typer
 
+from mosso.cli.bench import bench
 from mosso.cli.convert import convert
 from mosso.cli.errors import Verbs
 from mosso.cli.evaluate import evaluate
 from mosso.cli.info import info
 from mosso.cli.md import md
 from mosso.cli.models import models
+from mosso.cli.profile import profile
 from mosso.cli.relax import relax
+from mosso.cli.report import report
 from mosso.version import VERSION
 
 app = typer.Typer(
@@ -42,5 +45,5 @@ def _paragraphs(docstring: str | None) -> str:
     return "\n\n".join(" ".join(paragraph.split()) for paragraph in (docstring or "").split("\n\n"))
 
 
-for verb in (models, info, convert, evaluate, relax, md):
+for verb in (models, info, convert, evaluate, relax, md, bench, profile, report):
     app.command(help=_paragraphs(verb.__doc__))(verb)

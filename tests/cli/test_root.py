@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-VERBS = ("models", "info", "convert", "evaluate", "relax", "md")
+VERBS = ("models", "info", "convert", "evaluate", "relax", "md", "report")
 
 
 def test_help_lists_the_verbs(run):

@@ -1,0 +1,163 @@
+"""Rows as Markdown tables, for a README: ours against the fastest peer, and what has no time."""
+
+from collections.abc import Sequence
+
+from mosso.bench.compare import Contest, Ratio, contests, latest, machine
+from mosso.bench.page.results import Results
+from mosso.bench.report import markdown
+from mosso.bench.rows import Row
+
+NONE = "n/a"
+TASKS = {
+    "forces": "E+F", "stress": "E+F+S", "forces+list": "E+F, list", "stress+list": "E+F+S, list", "list": "list",
+    "md": "MD step", "md-ase": "MD step by ASE", "largest": "largest system", "startup": "start-up",
+}  # fmt: skip
+HEADER = (
+    "model", "system", "atoms", "task", "precision", "weights", "mosso, ms", "fastest peer, ms", "peer", "mosso is",
+    "GB, mosso / peer", "force error, mosso / peer (eV/A)",
+)  # fmt: skip
+
+
+def tables(results: Results) -> str:
+    """Times, what is no time of a call, what has none and why, and a line about where the numbers are from."""
+    rows = latest(results.rows)
+    parts = [markdown(HEADER, map(_line, contests(results.rows))), _notes(rows)]
+    if singles := _singles(rows):
+        parts += [markdown(("model", "package", "precision", "largest box of water, atoms", "start to first result, s"), singles)]
+    if reasons := _reasons(rows):
+        parts += ["Without a time:", markdown(("model", "package", "precision", "system", "task", "why"), reasons)]
+    return "\n\n".join(parts) + "\n"
+
+
+def number(value: float | None) -> str:
+    """Three significant digits; ``n/a`` for what is not known."""
+    if value is None:
+        return NONE
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.1e}" if 0 < abs(value) < 1e-3 else f"{value:#.3g}".rstrip(".")
+
+
+def _line(contest: Contest) -> tuple[str, ...]:
+    row, ours, peer = contest.either, contest.ours, contest.peer
+    return (
+        _plain(row.model),
+        _system(row),
+        NONE if row.atoms is None else f"{row.atoms:,}",
+        TASKS[row.task],
+        _both(_precision(ours), _precision(peer)),
+        _both(_weights(ours), _weights(peer)),
+        _time(ours),
+        _time(peer),
+        f"{_plain(peer.package)}, {_plain(peer.backend)}" if peer else "none",
+        _verdict(contest.ratio),
+        f"{_memory(ours)} / {_memory(peer)}",
+        f"{_error(ours)} / {_error(peer)}",
+    )
+
+
+def _system(row: Row) -> str:
+    return _plain(row.system) + (f", batch of {row.batch}" if row.batch > 1 else "")
+
+
+def _both(ours: str | None, peer: str | None) -> str:
+    """One word where the sides agree, both where they do not."""
+    present = list(dict.fromkeys(side for side in (ours, peer) if side is not None))
+    return present[0] if len(present) == 1 else f"{ours} / {peer}"
+
+
+def _precision(row: Row | None) -> str | None:
+    if row is None:
+        return None
+    state = "" if row.tf32 is None else ", TF32 on" if row.tf32 else ", TF32 off"
+    return _plain(row.precision) + state
+
+
+def _weights(row: Row | None) -> str | None:
+    return None if row is None else row.weights or NONE
+
+
+def _time(row: Row | None) -> str:
+    if row is None:
+        return NONE
+    interval = "" if row.ms_low is None or row.ms_high is None else f" ({number(row.ms_low)} to {number(row.ms_high)})"
+    return number(row.ms) + interval
+
+
+def _memory(row: Row | None) -> str:
+    return NONE if row is None else number(row.peak_memory_GB)
+
+
+def _error(row: Row | None) -> str:
+    if row is None or row.error_forces is None:
+        return NONE
+    return f"{row.error_forces:.1e} against {_plain(row.truth or 'an unnamed truth')}"
+
+
+def _verdict(found: Ratio | None) -> str:
+    """``12.3 (11.9 to 12.8) times faster``; what is within chance is called so."""
+    if found is None:
+        return NONE
+    if found.verdict == "slower":
+        return f"**{_times(Ratio(1 / found.value, 1 / (found.high or 1), 1 / (found.low or 1)))} times slower**"
+    word = {"faster": "times faster", "no difference": "times as fast: no difference", "no interval": "times as fast (no interval)"}
+    return f"{_times(found)} {word[found.verdict]}"
+
+
+def _times(found: Ratio) -> str:
+    interval = "" if found.low is None or found.high is None else f" ({number(found.low)} to {number(found.high)})"
+    return number(found.value) + interval
+
+
+def _notes(rows: Sequence[Row]) -> str:
+    where = sorted({_machine(row) for row in rows if row.status == "ok"} or {row.key[-1] for row in rows})
+    commits = sorted({row.commit[:10] for row in rows if row.commit})
+    days = sorted({row.started[:10] for row in rows})
+    span = days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"
+    made = f"; mosso at {', '.join(commits)}" if commits else ""
+    return (
+        f"Median milliseconds of one call with its interval of 95 %, on {_plain(', '.join(where))}; {span}{made}. The peer is the fastest "
+        "one that passed its check at the same precision policy. E: energy, F: forces, S: stress; list: neighbour search included."
+    )
+
+
+def _machine(row: Row) -> str:
+    name, threads = machine(row)
+    return name if threads is None else f"{name} ({threads} thread{'s' if threads > 1 else ''})"
+
+
+def _singles(rows: Sequence[Row]) -> list[tuple[str, ...]]:
+    """How large a system can be, and how long the first answer takes."""
+    found: dict[tuple[str, ...], dict[str, str]] = {}
+    for row in rows:
+        values = {"largest": row.atoms, "startup": _start(row)}
+        if row.status == "ok" and row.task in values:
+            found.setdefault(_who(row), {})[row.task] = number(values[row.task])
+    return [(*who, cells.get("largest", NONE), cells.get("startup", NONE)) for who, cells in found.items()]
+
+
+def _start(row: Row) -> float | None:
+    return None if row.first_call_s is None else (row.start_s or 0.0) + (row.load_s or 0.0) + row.first_call_s
+
+
+def _reasons(rows: Sequence[Row]) -> list[tuple[str, ...]]:
+    """Rows without a time; those of one configuration with the same reason in one line."""
+    found: dict[tuple[tuple[str, ...], str], list[Row]] = {}
+    for row in rows:
+        if row.status != "ok":
+            errors = f"; force error {row.error_forces:.1e} eV/A" if row.status == "refused" and row.error_forces is not None else ""
+            found.setdefault((_who(row), _plain(f"{row.status}: {row.reason or NONE}{errors}")), []).append(row)
+    return [
+        (*who, ", ".join(dict.fromkeys(map(_system, group))), "; ".join(dict.fromkeys(TASKS[row.task] for row in group)), why)
+        for (who, why), group in found.items()
+    ]
+
+
+def _who(row: Row) -> tuple[str, str, str]:
+    return _plain(row.model), f"{_plain(row.package)}, {_plain(row.backend)}", _precision(row) or NONE
+
+
+def _plain(text: str) -> str:
+    """Text that cannot break a table or become markup."""
+    one_line = " ".join(text.split())
+    for sign in "\\|<>`*_[]":
+        one_line = one_line.replace(sign, f"\\{sign}" if sign not in "<>" else {"<": "&lt;", ">": "&gt;"}[sign])
+    return one_line
