@@ -92,6 +92,8 @@ MODELS = {
         "omol_",
     ),
 }
+# Of the last layer of the energies of UMA and eSEN: brings forces to tenths of an eV/A.
+GAIN = 10.0
 DTYPES = {"fp64": torch.float64, "fp32": torch.float32, "tf32": torch.float32}
 
 
@@ -216,6 +218,9 @@ def _random(backbone, settings, head, head_settings, dataset, prefix):
     }
     torch.manual_seed(0)
     model = HydraModel(**{name: value for name, value in config.items() if name != "_target_"})
+    for name, weight in model.named_parameters():
+        if name.endswith("energy_block.4.weight"):
+            weight.data *= GAIN
     unit = "fairchem.core.units.mlip_unit.mlip_unit"
     normalizer = {"_target_": "fairchem.core.modules.normalization.normalizer.Normalizer", "mean": 0.0, "rmsd": 1.0}
     tasks = [
