@@ -12,7 +12,7 @@ from mosso.kernels import drift_in_bath, exponential, kick, kinetic_energy
 from mosso.kernels.reference import motion
 
 pytestmark = pytest.mark.usefixtures("poisoned_memory")
-COUNTS = [[1], [5, 0, 300, 1], [257, 128], [0], [], [1] * 40]
+COUNTS = [[1], [5, 0, 300, 1], [257, 128], [0], [], [1] * 40, [9000, 3]]
 BATH = (1, 0.05, 0.02, 0.0258)  # stream, dt, decay, kT
 EXACT = {"rtol": 1e-13, "atol": 1e-13}
 

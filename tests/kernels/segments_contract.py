@@ -44,3 +44,17 @@ def test_what_is_not_a_number_stays_so() -> None:
     got = kernels.max_segments(values, torch.tensor([3, 3], device=DEVICE), implementation="triton")
     assert torch.equal(got[0], values[:3].max())
     assert got[1].isnan()
+
+
+@pytest.mark.parametrize("shape", [(), (3, 3)])
+def test_segments_of_several_chunks(shape: tuple[int, ...]) -> None:
+    counts = [9000, 3, 0, 17000]
+    values, counts_B = rows(sum(counts), *shape), torch.tensor(counts, dtype=torch.int64, device=DEVICE)
+    got = kernels.sum_segments(values, counts_B, implementation="triton")
+    torch.testing.assert_close(got, reference.sum_segments(values, counts_B), rtol=1e-12, atol=1e-11)
+    largest = kernels.max_segments(values.abs(), counts_B, implementation="triton")
+    assert torch.equal(largest, reference.max_segments(values.abs(), counts_B))
+    alone = kernels.sum_segments(values[:9000], counts_B[:1], implementation="triton")
+    assert torch.equal(alone[0], got[0])
+    values[8999 + 3 + 100] = torch.nan
+    assert kernels.max_segments(values.abs(), counts_B, implementation="triton")[3].isnan().all()

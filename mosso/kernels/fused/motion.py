@@ -12,7 +12,7 @@ import triton.language as tl
 from torch import Tensor
 
 from mosso.kernels.fused.noise import normals
-from mosso.kernels.fused.segments import first_row
+from mosso.kernels.fused.segments import CHUNK, first_row, join, num_chunks
 from mosso.kernels.reference.motion import DEGREE, SQUARINGS
 
 BLOCK = 128  # atoms of a program
@@ -53,18 +53,18 @@ def _drift_in_bath(
 
 
 @triton.jit
-def _kinetic_energy(momenta, masses, counts, out, ROWS: tl.constexpr):
-    system = tl.program_id(0)
-    first, count = first_row(counts, system, 256), tl.load(counts + system)
+def _kinetic_energy(momenta, masses, counts, out, ROWS: tl.constexpr, CHUNK: tl.constexpr):
+    system, chunk = tl.program_id(0), tl.program_id(1)
+    first, count = first_row(counts, system, 256), tl.minimum(tl.load(counts + system), (chunk + 1) * CHUNK)
     total = tl.zeros((ROWS,), tl.float64)
-    for start in range(0, count, ROWS):
+    for start in range(chunk * CHUNK, count, ROWS):
         row = start + tl.arange(0, ROWS)
         inside = row < count
         x = tl.load(momenta + 3 * (first + row), mask=inside, other=0.0)
         y = tl.load(momenta + 3 * (first + row) + 1, mask=inside, other=0.0)
         z = tl.load(momenta + 3 * (first + row) + 2, mask=inside, other=0.0)
         total += (x * x + y * y + z * z) / (2.0 * tl.load(masses + first + row, mask=inside, other=1.0))
-    tl.store(out + system, tl.sum(total, axis=0))
+    tl.store(out + chunk * tl.num_programs(0) + system, tl.sum(total, axis=0))
 
 
 @triton.jit
@@ -143,12 +143,13 @@ def drift_in_bath(
 
 def kinetic_energy(momenta_N3: Tensor, masses_N: Tensor, counts_B: Tensor) -> Tensor:
     """(B,): see ``reference.motion.kinetic_energy``."""
-    out_B = masses_N.new_empty(len(counts_B))
+    chunks = num_chunks(len(masses_N))
+    parts = masses_N.new_empty(chunks, len(counts_B))
     if len(counts_B):
         inputs = [t.contiguous() for t in (momenta_N3, masses_N, counts_B)]
-        with torch.cuda.device_of(out_B):
-            _kinetic_energy[(len(counts_B),)](*inputs, out_B, ROWS=ROWS, num_warps=8)
-    return out_B
+        with torch.cuda.device_of(parts):
+            _kinetic_energy[(len(counts_B), chunks)](*inputs, parts, ROWS=ROWS, CHUNK=CHUNK, num_warps=8)
+    return join(parts, maximum=False)
 
 
 def exponential(u_B33: Tensor) -> Tensor:
