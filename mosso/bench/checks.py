@@ -26,12 +26,13 @@ class Tolerance:
 
 
 # What rounding to fp32 makes must pass, products rounded to TF32 must not. Measured in fp32: forces of MACE 0.7e-6 to 3.6e-6
-# (h200_mace_mp0_first.jsonl), of the other packages 1e-7 to 1.2e-5, the most where geometry and sums are kept in fp32 as well.
+# (h200_mace_mp0_first.jsonl), of the other packages 1e-7 to 4.5e-5 (cpu_bench.jsonl), the most where geometry and sums are
+# kept in fp32 as well; a single product rounded to TF32 makes 5e-4.
 # Products of operands rounded to 11 bits (tf32, fp16: 5e-4 each) or 8 bits (bf16: 4e-3) pass through ten layers or so; there the
 # bound can only tell a rounded answer from one of something else.
 TOLERANCES: dict[str, Tolerance] = {
     "fp64": Tolerance("fp64/1", forces=1e-7, energy=1e-8, stress=1e-7),
-    "fp32": Tolerance("fp32/1", forces=1e-4, energy=1e-5, stress=1e-4),
+    "fp32": Tolerance("fp32/1", forces=2e-4, energy=2e-5, stress=2e-4),
     "tf32": Tolerance("tf32/1", forces=3e-2, energy=3e-3, stress=3e-2),
     "fp16": Tolerance("fp16/1", forces=3e-2, energy=3e-3, stress=3e-2),
     "bf16": Tolerance("bf16/1", forces=2e-1, energy=2e-2, stress=2e-1),
