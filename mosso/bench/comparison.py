@@ -33,6 +33,7 @@ class Entry:
         fields: of its row.
         rounds: milliseconds of the calls of each turn.
         calls: of one turn; steps for dynamics.
+        least_ms: what a call takes at the limits of the device; None where they or its work are not known.
     """
 
     case: Case
@@ -41,6 +42,7 @@ class Entry:
     fields: dict[str, Any] = field(default_factory=dict)
     rounds: list[list[float]] = field(default_factory=list)
     calls: int = 1
+    least_ms: float | None = None
 
     @property
     def going(self) -> bool:
@@ -164,6 +166,9 @@ class Comparison:
     def _prepare(self, entry: Entry) -> None:
         reply = entry.contestant.ask("prepare", inputs=str(self._inputs.path), stress=self._task.startswith("stress"))
         entry.fields |= {"atoms": reply["atoms"], "edges": reply["edges"]}
+        if WHAT.get(self._task) == "evaluation" and (work := reply["work"]):
+            entry.least_ms = work["least_ms"]
+            entry.fields |= {"gflops": work["gflops"], "gbytes": work["gbytes"]}
 
     def _time(self, entries: Sequence[Entry]) -> None:
         """Turns of competitors that are prepared; who begins changes from round to round."""
@@ -226,6 +231,7 @@ class Comparison:
             "calls": calls,
             "rounds": len(entry.rounds),
             **summary.fields(),
+            "limit_share": None if entry.least_ms is None else entry.least_ms / summary.ms,
             **throughput(entry.case, summary.ms, self._inputs),
         }
 

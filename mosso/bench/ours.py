@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from mosso.bench import cases
+from mosso.bench.profile.subject import Subject
 from mosso.bench.random_weights import checkpoint_of
 from mosso.bench.searches import CapturedSearch, EverySearch
 from mosso.data.structure import Batch, Structure
@@ -87,6 +88,20 @@ class Adapter:
         self._stress = stress
         graph = self._found()
         return int(graph.receiver_offsets[-1])
+
+    def work(self) -> dict[str, float | None] | None:
+        """What an evaluation must do at least (``mosso.bench.limits``), and how long that takes where the limits of the device are known;
+        None for architectures whose work is not counted."""
+        assert self._graph is not None
+        subject = Subject(self._potential, self._given(), self._graph, self._stress)
+        costs, rates = subject.costs(), subject.known_rates()
+        if not costs:
+            return None
+        return {
+            "gflops": 1e-9 * sum(cost.flops for cost in costs),
+            "gbytes": 1e-9 * sum(cost.bytes for cost in costs),
+            "least_ms": None if rates is None else 1e-3 * sum(cost.microseconds(rates) for cost in costs),
+        }
 
     def place(self, positions: np.ndarray) -> None:
         """The same atoms elsewhere."""

@@ -25,6 +25,7 @@ class Scripted:
     ) -> None:
         self.place, self.package, self.backend = scene.place, "scripted", backend
         self.ms, self.start_ms, self.needs, self.room = ms, start_ms, needs, room
+        self.work: dict[str, float | None] | None = None
         self.held, self.list_inside, self.holder, self.asked = 0.0, False, f"scripted, {backend}", list[tuple[str, dict[str, Any]]]()
 
     def ask(self, do: str, **arguments: Any) -> dict[str, Any]:
@@ -37,7 +38,7 @@ class Scripted:
                 raise WorkerError("memory", "no room")
             self.room[0] -= self.needs
         self.held = self.needs
-        return {"atoms": 8, "edges": 24}
+        return {"atoms": 8, "edges": 24, "work": self.work}
 
     def answer(self, out: str, with_list: bool) -> dict[str, Any]:
         return {"seconds": 0.1}
@@ -125,6 +126,19 @@ def test_memory_that_others_hold_is_no_failure(scene: Scene, compare) -> None:
     )
     assert {name: entry.fields["status"] for name, entry in entries.items()} == {"small": "ok", "big": "ok", "giant": "error"}
     assert entries["giant"].fields["reason"] == "out of memory: no room"
+
+
+def test_counted_work_is_that_of_an_evaluation(scene: Scene, compare) -> None:
+    counted, uncounted, unlimited = (Scripted(scene, name, ms=2.0) for name in ("counted", "uncounted", "unlimited"))
+    counted.work = {"gflops": 3.0, "gbytes": 0.5, "least_ms": 0.5}
+    unlimited.work = {"gflops": 3.0, "gbytes": 0.5, "least_ms": None}
+    found = {name: entry.fields for name, entry in compare(counted, uncounted, unlimited).items()}
+    assert [found["counted"][name] for name in ("gflops", "gbytes", "limit_share")] == [3.0, 0.5, 0.25]
+    assert found["uncounted"].get("gflops") is None and found["uncounted"]["limit_share"] is None
+    assert (found["unlimited"]["gflops"], found["unlimited"]["limit_share"]) == (3.0, None)
+    for task in ("list", "stress+list", "md"):
+        (entry,) = compare(counted, task=task).values()
+        assert "gflops" not in entry.fields and entry.fields["limit_share"] is None
 
 
 def test_memory_is_asked_of_evaluations_only(scene: Scene, compare) -> None:

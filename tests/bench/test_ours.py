@@ -8,6 +8,7 @@ import torch
 
 from mosso.bench.ours import Adapter
 from mosso.bench.peers.serve import Structures
+from mosso.bench.profile.subject import Subject
 from mosso.bench.searches import CapturedSearch, EverySearch
 from mosso.bench.systems import SYSTEMS
 from mosso.data.structure import Batch, Structure
@@ -95,6 +96,16 @@ def test_facts(tiny: None) -> None:
     embedded = adapter(model="mosso-xtb-s").facts
     assert embedded["weights"] == "official"
     assert len(embedded["weights_sha256"]) == 64
+
+
+def test_its_work_is_counted(tiny: None) -> None:
+    one = adapter()
+    one.prepare(WATER, stress=False)
+    work = one.work()
+    assert work is not None
+    subject = Subject(one._potential, one._given(), one._graph, stress=False)
+    assert work["gflops"] == pytest.approx(1e-9 * sum(cost.flops for cost in subject.costs())) != 0.0
+    assert work["least_ms"] is None, "the limits of a CPU are not known"
 
 
 def test_weights_of_a_file(tiny: None, tmp_path) -> None:

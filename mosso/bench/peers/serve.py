@@ -100,11 +100,12 @@ class Server:
         return {}
 
     def prepare(self, inputs: str, stress: bool) -> dict[str, Any]:
-        """Atoms from an npz of ``Structures``, with their edges; replies the numbers of both."""
+        """Atoms from an npz of ``Structures``, with their edges; replies the numbers of both, and the counted work of a call."""
         self._structures = Structures.read(inputs)
         edges = self._adapter.prepare(self._structures, stress)
         self._wait()
-        return {"atoms": len(self._structures.numbers), "edges": edges}
+        work = self._adapter.work() if hasattr(self._adapter, "work") else None
+        return {"atoms": len(self._structures.numbers), "edges": edges, "work": work}
 
     def answer(self, out: str, with_list: bool = False, positions: str | None = None) -> dict[str, Any]:
         """Energies, forces and perhaps stress of the atoms as given, or elsewhere (``positions``: npy), to an npz; the seconds it took."""

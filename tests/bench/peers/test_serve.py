@@ -66,7 +66,7 @@ def inputs(tmp_path: Path) -> str:
 def prepared(inputs: str, **arguments: Any) -> tuple[serve.Server, Any]:
     server = serve.Server(Springs)
     server.load(**arguments)
-    assert server.prepare(inputs, stress=False) == {"atoms": 3, "edges": 3}
+    assert server.prepare(inputs, stress=False) == {"atoms": 3, "edges": 3, "work": None}
     return server, server._adapter
 
 
