@@ -82,7 +82,7 @@ def _fake_backward(g, x, harmonics, weights, senders, receiver_offsets, transpos
     return tuple(t.new_empty(t.shape if need else (0,)) for t, need in zip((x, harmonics, weights), needed, strict=True))
 
 
-@register("edge_convolution_backward", _fake_backward, assembly=True)
+@register("edge_convolution_backward", _fake_backward, opaque_before_2_12=True)
 def _backward(
     g: Tensor,
     x: Tensor,

@@ -8,8 +8,9 @@ from torch.library import custom_op, triton_op, wrap_triton
 
 from mosso.kernels.fused import INTERPRETED
 
-# torch 2.11 takes a kernel with inline assembly for one that may change any of its inputs, and then fails to compile training.
-COMPILERS_KNOW_ASSEMBLY = tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 12)
+# torch 2.11 takes a kernel with inline assembly for one that may change any of its inputs, and then fails to compile training; its
+# inductor also fails on the gradient of radial moments where shapes are dynamic.
+COMPILERS_TRACE_ALL = tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 12)
 
 
 class Config(NamedTuple):
@@ -46,12 +47,12 @@ def launch(kernel: Any, grid: tuple[int, ...], *arguments: Any, **constants: Any
         wrap_triton(kernel)[grid](*arguments, **constants)
 
 
-def register(name: str, fake: Callable[..., Any], *, assembly: bool = False) -> Callable[[Callable[..., Any]], Any]:
+def register(name: str, fake: Callable[..., Any], *, opaque_before_2_12: bool = False) -> Callable[[Callable[..., Any]], Any]:
     """Make an op of a function: transparent to compilers, or opaque where they could not trace it.
 
-    Nothing traces kernels under the interpreter; ``assembly``: its kernels may hold some.
+    Nothing traces kernels under the interpreter; ``opaque_before_2_12``: torch's own before that release fail on it.
     """
-    opaque = INTERPRETED or (assembly and not COMPILERS_KNOW_ASSEMBLY)
+    opaque = INTERPRETED or (opaque_before_2_12 and not COMPILERS_TRACE_ALL)
 
     def decorate(function: Callable[..., Any]) -> Any:
         op: Any = (custom_op if opaque else triton_op)(f"mosso::{name}", function, mutates_args=())

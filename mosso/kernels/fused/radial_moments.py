@@ -238,7 +238,7 @@ def _fake_backward(g, features, rows, table, order, group_offsets, num_species, 
     return features.new_empty(features.shape)
 
 
-@register("radial_moments_backward", _fake_backward)
+@register("radial_moments_backward", _fake_backward, opaque_before_2_12=True)
 def _backward(
     g: Tensor, features: Tensor, rows: Tensor, table: Tensor, order: Tensor, group_offsets: Tensor, num_species: int, fingerprint: str
 ) -> Tensor:

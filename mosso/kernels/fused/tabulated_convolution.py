@@ -94,7 +94,7 @@ def _fake_backward(g, x, features, table, senders, rows, order, receiver_offsets
     return tuple(t.new_empty(t.shape if need else (0,)) for t, need in zip((x, features), needed, strict=True))
 
 
-@register("tabulated_convolution_backward", _fake_backward, assembly=True)
+@register("tabulated_convolution_backward", _fake_backward, opaque_before_2_12=True)
 def _backward(
     g: Tensor,
     x: Tensor,

@@ -53,7 +53,7 @@ def drift_in_bath(
     normal_N3 = gaussian(seeds_B[system_N], index_N, step, stream)
     width_N1 = torch.sqrt(masses_N * (-math.expm1(-2.0 * decay) * kelvin) * free_N).unsqueeze(1)
     after_N3 = math.exp(-decay) * momenta_N3 + width_N1 * normal_N3
-    heat_N = (after_N3.square() - momenta_N3.square()).sum(1) / (2.0 * masses_N)
+    heat_N = ((after_N3 - momenta_N3) * (after_N3 + momenta_N3)).sum(1) / (2.0 * masses_N)
     return positions_N3 + half_N1 * momenta_N3 + half_N1 * after_N3, after_N3, heat_N
 
 
