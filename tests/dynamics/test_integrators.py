@@ -270,3 +270,13 @@ def test_nothing_free_or_other_fixed_atoms_are_refused():
         start(argon(), [fcc(1), replace(fcc(1), fixed=np.ones(4, dtype=bool))], 10.0)
     with pytest.raises(ValueError, match="other fixed atoms"):
         simulate(argon(), fcc(), NVE(), num_steps=1, state=start(argon(), slab(), 5.0))
+
+
+@pytest.mark.parametrize("ensemble", [NVE(), Langevin(300.0), NoseHoover(300.0)], ids=lambda ensemble: type(ensemble).__name__)
+def test_degrees_of_freedom_keep_double_precision(ensemble) -> None:
+    """Whole numbers times a Python float would be float32."""
+    state = ensemble.prepare(start(Free(), gas(50, 30.0), 300.0))
+    freedom_B = ensemble.degrees_of_freedom(state)
+    assert freedom_B.dtype == torch.float64
+    want = 2.0 * float(kinetic_energy(state)) / (KB * float(freedom_B))
+    assert float(temperature(state, ensemble)) == pytest.approx(want, rel=1e-14)

@@ -171,6 +171,9 @@ def test_three_vectors_whose_sum_is_short() -> None:
     reduced, transform = neighbors.reduce_lattice(cell, np.ones(3, dtype=bool))
     assert np.allclose(transform @ cell, reduced) and abs(round(np.linalg.det(transform))) == 1
     assert np.linalg.norm(reduced, axis=1).min() == pytest.approx(3.0)
+    wanted = reduced.copy()
+    reduced[:] = 0.0
+    assert np.array_equal(neighbors.reduce_lattice(cell, np.ones(3, dtype=bool))[0], wanted), "what is remembered is not what callers hold"
 
 
 def test_atoms_absurdly_far_apart_do_not_end_the_process() -> None:
