@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 
 import torch
 
-# How dense products of float32 numbers may run: as they are (ieee); on tensor cores with each number split so that the result keeps
-# the accuracy of float32 (tf32x3), or with operands rounded (tf32, bf16, fp16) and sums in float32. Float64 is never rounded.
-MATMULS = ("ieee", "tf32x3", "tf32", "bf16", "fp16")
+# How dense products of float32 numbers may run: with nothing lost of the operands, and sums in float32 or better (ieee); or on tensor
+# cores with operands rounded (tf32, bf16, fp16) and sums in float32. Float64 is never rounded.
+MATMULS = ("ieee", "tf32", "bf16", "fp16")
 
 
 @dataclass(frozen=True)

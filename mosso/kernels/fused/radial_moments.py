@@ -20,7 +20,7 @@ import triton.language as tl
 from torch import Tensor
 
 from mosso.kernels.fused import FINGERPRINT, refuse_second_derivative
-from mosso.kernels.fused.launch import launch, register
+from mosso.kernels.fused.launch import launch, multiplies_in_double, register
 
 
 class Config(NamedTuple):
@@ -30,18 +30,16 @@ class Config(NamedTuple):
         tile: edges of one matrix product, at least 16.
         num_warps: warps of one program.
         num_stages: tiles whose loads are under way together.
-        precision: of the products of float32: ``ieee`` (multiply-adds) or ``tf32x3`` (split products on tensor cores).
     """
 
     tile: int
     num_warps: int
     num_stages: int
-    precision: str
 
 
 def config(direction: str, itemsize: int) -> Config:
     """What spills nothing on sm_90 for J = 16 and K = 64."""
-    return Config(16, 8 if itemsize == 8 else 2, 1, "ieee")
+    return Config(16, 8 if itemsize == 8 else 2, 1)
 
 
 @triton.jit
@@ -114,7 +112,7 @@ def _moments(
     PAD_J: tl.constexpr,
     PAD_K: tl.constexpr,
     TILE: tl.constexpr,
-    PRECISION: tl.constexpr,
+    IN_DOUBLE: tl.constexpr,
 ):
     """out[n, :, z, :] of one receiver and species."""
     group = tl.program_id(0).to(tl.int64)
@@ -122,12 +120,13 @@ def _moments(
     z = group % NUM_SPECIES
     start = tl.load(group_offsets + group)
     end = tl.load(group_offsets + group + 1)
-    total = tl.zeros((PAD_J, PAD_K), out.dtype.element_ty)
+    PRODUCT: tl.constexpr = tl.float64 if IN_DOUBLE else out.dtype.element_ty
+    total = tl.zeros((PAD_J, PAD_K), PRODUCT)
     for first in range(start, end, TILE):
         edge, live = _edges(order, first + tl.arange(0, TILE), end, NUM_SPECIES)
         phi, _ = _radial(features, rows, table, edge, live, J, K, PAD_K)
         harmonics = _harmonics(features, edge, live, J, PAD_J)
-        total = tl.dot(tl.trans(harmonics), phi, total, input_precision=PRECISION, out_dtype=out.dtype.element_ty)
+        total = tl.dot(tl.trans(harmonics).to(PRODUCT), phi.to(PRODUCT), total, input_precision="ieee", out_dtype=PRODUCT)
     j = tl.arange(0, PAD_J)[:, None]
     k = tl.arange(0, PAD_K)[None, :]
     tl.store(out + ((node * J + j) * NUM_SPECIES + z) * K + k, total, mask=(j < J) & (k < K))
@@ -150,7 +149,7 @@ def _moments_backward(
     PAD_J: tl.constexpr,
     PAD_K: tl.constexpr,
     TILE: tl.constexpr,
-    PRECISION: tl.constexpr,
+    IN_DOUBLE: tl.constexpr,
 ):
     """Gradients of the edges into one receiver from one species, and zeros for a share of the padding edges."""
     group = tl.program_id(0).to(tl.int64)
@@ -162,16 +161,17 @@ def _moments_backward(
     start = tl.load(group_offsets + group, mask=group < num_groups, other=0)
     end = tl.load(group_offsets + group + 1, mask=group < num_groups, other=0)
     at = g + ((node * J + j[:, None]) * NUM_SPECIES + z) * K + k
-    g_JK = tl.load(at, mask=(j[:, None] < J) & (k < K) & (start < end), other=0.0)
+    PRODUCT: tl.constexpr = tl.float64 if IN_DOUBLE else g.dtype.element_ty
+    g_JK = tl.load(at, mask=(j[:, None] < J) & (k < K) & (start < end), other=0.0).to(PRODUCT)
     column = j[None, :]
     for first in range(start, end, TILE):
         edge, live = _edges(order, first + tl.arange(0, TILE), end, NUM_SPECIES)
         phi, slope = _radial(features, rows, table, edge, live, J, K, PAD_K)
         harmonics = _harmonics(features, edge, live, J, PAD_J)
-        of_phi = tl.dot(harmonics, g_JK, input_precision=PRECISION, out_dtype=g.dtype.element_ty)
+        of_phi = tl.dot(harmonics.to(PRODUCT), g_JK, input_precision="ieee", out_dtype=PRODUCT)
         # g phi^T and then its transpose takes fewer registers than phi g^T.
-        of_harmonics = tl.trans(tl.dot(g_JK, tl.trans(phi), input_precision=PRECISION, out_dtype=g.dtype.element_ty))
-        of_position = tl.sum(of_phi * slope, axis=1)
+        of_harmonics = tl.trans(tl.dot(g_JK, tl.trans(phi).to(PRODUCT), input_precision="ieee", out_dtype=PRODUCT))
+        of_position = tl.sum(of_phi.to(slope.dtype) * slope, axis=1)
         grad = tl.where(column == 0, of_position[:, None], of_harmonics)
         tl.store(grad_features + edge[:, None] * J + column, grad, mask=live[:, None] & (column < J))
     # How many padding edges there are is known on the device only.
@@ -192,7 +192,7 @@ def _constants(direction: str, features: Tensor, table: Tensor, num_species: int
         "PAD_J": max(16, triton.next_power_of_2(num_features)),
         "PAD_K": max(16, triton.next_power_of_2(num_radial)),
         "TILE": cut.tile,
-        "PRECISION": cut.precision,
+        "IN_DOUBLE": features.dtype == torch.float32 and multiplies_in_double(features.device),
         "num_warps": cut.num_warps,
         "num_stages": cut.num_stages,
     }
