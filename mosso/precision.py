@@ -61,13 +61,12 @@ _FP64 = Precision("fp64", storage=torch.float64, compute=torch.float64, accumula
 _FP32 = Precision(
     "fp32", storage=torch.float32, compute=torch.float32, accumulate=torch.float32, geometry=torch.float64, table_error=6e-7
 )  # fmt: skip
-POLICIES = {policy.name: policy for policy in (_FP64, _FP32)}
-
-# Operands of dense products and tabulated radial weights rounded, all else as in fp32. They get a name that users can ask for once
-# their errors on a GPU stand in docs/precision.md.
-UNMEASURED = {
+# Operands of dense products and tabulated radial weights rounded, all else as in fp32; docs/precision.md has their errors.
+POLICIES = {
     policy.name: policy
     for policy in (
+        _FP64,
+        _FP32,
         replace(_FP32, name="tf32", matmul="tf32", table_error=1e-4),
         replace(_FP32, name="bf16", matmul="bf16", table=torch.bfloat16, table_error=5e-3),
         replace(_FP32, name="fp16", matmul="fp16", table=torch.float16, table_error=5e-4),

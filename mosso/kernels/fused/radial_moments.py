@@ -30,16 +30,26 @@ class Config(NamedTuple):
         tile: edges of one matrix product, at least 16.
         num_warps: warps of one program.
         num_stages: tiles whose loads are under way together.
+        in_double: products of float32 are made in float64.
     """
 
     tile: int
     num_warps: int
     num_stages: int
+    in_double: bool = False
 
 
-def config(direction: str, itemsize: int) -> Config:
-    """What spills nothing on sm_90 for J = 16 and K = 64."""
-    return Config(16, 8 if itemsize == 8 else 2, 1)
+# Groups of edges that give every multiprocessor of an H200 work enough; fewer of them take more warps each.
+MANY_GROUPS = 4 * 132
+
+
+def config(direction: str, num_groups: int, itemsize: int, double: bool) -> Config:
+    """By times on an H200 for J = 16 and K = 64; ``double``: whether tensor cores multiply float64."""
+    if itemsize == 8:
+        return Config(16, 8, 1)
+    if direction == "forward" or not double:
+        return Config(16, 2, 1)
+    return Config(16, 1, 1, in_double=True) if num_groups >= MANY_GROUPS else Config(32, 4, 1, in_double=True)
 
 
 @triton.jit
@@ -181,10 +191,10 @@ def _moments_backward(
         tl.store(grad_features + edge * J + column, zero, mask=(edge < num_edges) & (column < J))
 
 
-def _constants(direction: str, features: Tensor, table: Tensor, num_species: int) -> dict[str, Any]:
+def _constants(direction: str, num_groups: int, features: Tensor, table: Tensor, num_species: int) -> dict[str, Any]:
     """What kernels are compiled for; products want at least 16 of everything."""
     num_features, num_radial = int(features.shape[1]), int(table.shape[2])
-    cut = config(direction, features.element_size())
+    cut = config(direction, num_groups, features.element_size(), multiplies_in_double(features.device))
     return {
         "J": num_features,
         "K": num_radial,
@@ -192,7 +202,7 @@ def _constants(direction: str, features: Tensor, table: Tensor, num_species: int
         "PAD_J": max(16, triton.next_power_of_2(num_features)),
         "PAD_K": max(16, triton.next_power_of_2(num_radial)),
         "TILE": cut.tile,
-        "IN_DOUBLE": features.dtype == torch.float32 and multiplies_in_double(features.device),
+        "IN_DOUBLE": cut.in_double,
         "num_warps": cut.num_warps,
         "num_stages": cut.num_stages,
     }
@@ -230,7 +240,7 @@ def _forward(
     num_groups = group_offsets.shape[0] - 1
     out = features.new_empty(num_groups // num_species, features.shape[1], num_species, table.shape[2])
     tensors = (t.contiguous() for t in (features, rows, table, order, group_offsets))
-    launch(_moments, (num_groups,), *tensors, out, **_constants("forward", features, table, num_species))
+    launch(_moments, (num_groups,), *tensors, out, **_constants("forward", num_groups, features, table, num_species))
     return out
 
 
@@ -246,7 +256,7 @@ def _backward(
     num_groups, num_edges = group_offsets.shape[0] - 1, features.shape[0]
     out = features.new_empty(features.shape)
     tensors = (t.contiguous() for t in (g, features, rows, table, order, group_offsets))
-    constants = _constants("backward", features, table, num_species)
+    constants = _constants("backward", num_groups, features, table, num_species)
     launch(_moments_backward, (max(num_groups, 1),), *tensors, out, num_groups, num_edges, **constants)
     return out
 
