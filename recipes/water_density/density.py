@@ -106,8 +106,14 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--ase-processes", type=int, default=8)
     add("--ase-langevin", type=int, default=4, help="how many of those use the Langevin piston")
     add("--friction", type=float, default=0.005, help="1/fs, wherever there is Langevin noise on the atoms")
-    add("--isotropic-time", type=float, default=200.0, help="fs, barostat of mosso (with a compressibility of 4.6e-5 / bar)")
-    add("--anisotropic-time", type=float, default=1000.0, help="fs, the same for the whole cell")
+    add("--compressibility", type=float, default=1e-5, help="1/bar, that mosso's barostat takes for granted")
+    add("--isotropic-time", type=float, default=300.0, help="fs, relaxation time of mosso's barostat")
+    add(
+        "--anisotropic-time",
+        type=float,
+        default=1000.0,
+        help="fs, the same for the whole cell",
+    )
     add("--ase-barostat", type=float, default=300.0, help="fs, relaxation time of ASE's barostats")
     add("--mtk-thermostat", type=float, default=50.0, help="fs, relaxation time of the Nose-Hoover chain")
     add("--seed", type=int, default=0)

@@ -19,7 +19,7 @@ from ase.md.nose_hoover_chain import IsotropicMTKNPT
 import mosso
 from mosso.data.readers import read_structures
 from mosso.data.structure import Structure
-from mosso.dynamics.integrators import StochasticCellRescaling
+from mosso.dynamics.integrators import Coupling, StochasticCellRescaling
 from mosso.dynamics.simulate import LogRow, simulate
 from mosso.dynamics.units import GRAM_PER_CM3
 from mosso.interfaces.ase import Calculator
@@ -57,8 +57,15 @@ def deadline(options: argparse.Namespace) -> float:
     return options.until or time() + 60.0 * options.minutes
 
 
-def ensemble(options: argparse.Namespace, coupling: str, barostat_time: float) -> StochasticCellRescaling:
-    return StochasticCellRescaling(options.temperature, options.pressure, options.friction, barostat_time, coupling=coupling)
+def ensemble(options: argparse.Namespace, coupling: Coupling) -> StochasticCellRescaling:
+    return StochasticCellRescaling(
+        options.temperature,
+        options.pressure,
+        options.friction,
+        barostat_time=options.isotropic_time if coupling == "isotropic" else options.anisotropic_time,
+        compressibility=options.compressibility,
+        coupling=coupling,
+    )
 
 
 def equilibrate(options: argparse.Namespace) -> None:
@@ -67,14 +74,13 @@ def equilibrate(options: argparse.Namespace) -> None:
     potential = mosso.load(options.model, device=options.device, precision=options.precision)
     structure = read_structures(options.structure, index="0")[0]
     num_steps = round(1000.0 * options.equilibration / options.timestep)
-    coupling = ensemble(options, "isotropic", options.isotropic_time)
-    copies = [structure] * options.replicas
+    barostat, copies = ensemble(options, "isotropic"), [structure] * options.replicas
 
     def log(row: LogRow) -> None:
         print(f"{row.time:.2f} ps  {row.density.mean():.4f} g/cm3  {row.temperature.mean():.1f} K", flush=True)
 
     state = simulate(
-        potential, copies, coupling, num_steps=num_steps, timestep=options.timestep, seed=options.seed, log_every=1000, on_log=log
+        potential, copies, barostat, num_steps=num_steps, timestep=options.timestep, seed=options.seed, log_every=1000, on_log=log
     )
     factors = 1.0 + SCALED * np.where(np.arange(options.replicas) % 2 == 0, -1.0, 1.0)  # of the volume: even replicas denser
     positions = state.batch.positions_N3.cpu().numpy().reshape(options.replicas, -1, 3) * np.cbrt(factors)[:, None, None]
@@ -91,7 +97,6 @@ def run_mosso(options: argparse.Namespace) -> None:
     """Replicas in one batch, by stochastic cell rescaling: additive noise on sqrt(V), or on the whole cell."""
     end = deadline(options)
     side = f"mosso-{options.coupling}"
-    barostat_time = options.isotropic_time if options.coupling == "isotropic" else options.anisotropic_time
     potential = mosso.load(options.model, device=options.device, precision=options.precision)
     starts = read_starts(options.folder)[: options.replicas]
     series, begin = Series(), monotonic()
@@ -105,7 +110,7 @@ def run_mosso(options: argparse.Namespace) -> None:
         simulate(
             potential,
             starts,
-            ensemble(options, options.coupling, barostat_time),
+            ensemble(options, options.coupling),
             num_steps=options.steps,
             timestep=options.timestep,
             seed=1000 * (1 + SIDES.index(side)) + options.seed,
