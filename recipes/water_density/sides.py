@@ -137,7 +137,7 @@ def mtk(atoms: Atoms, options: argparse.Namespace, seed: int) -> MolecularDynami
 
 def langevin(atoms: Atoms, options: argparse.Namespace, seed: int) -> MolecularDynamics:
     """Quigley & Probert: a Langevin piston, and Langevin noise on the atoms. The mass is that of the other barostat."""
-    from ase.md.langevinbaoab import LangevinBAOAB  # ASE 3.27 or later
+    from ase.md.langevinbaoab import LangevinBAOAB  # not in older versions of ASE
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -154,8 +154,8 @@ def langevin(atoms: Atoms, options: argparse.Namespace, seed: int) -> MolecularD
         )
 
 
-# NPTBerendsen has the mean volume but not its fluctuations, and Melchionna's NPT moves the whole cell by one damped equation without
-# chains; these two sample the ensemble that is asked for.
+# NPTBerendsen has the mean volume but not its fluctuations, and Melchionna's NPT is not recommended by ASE's own manual for want of
+# stability; these two sample the ensemble that is asked for.
 BAROSTATS: dict[str, Callable[[Atoms, argparse.Namespace, int], MolecularDynamics]] = {"mtk": mtk, "langevin": langevin}
 
 
