@@ -1,8 +1,9 @@
 """Adapter for nequip 0.19.1 with nequip-allegro 0.8.3.
 
 Backends: ``eager``; ``compiled``, nequip's compile mode, which takes batches of two or more and has the stress computed always;
-``aoti``, what nequip-compile makes. Behind ``aoti-``, a kernel: ``openequivariance`` (nequip), ``cuequivariance`` (both) or ``triton``
-(allegro), on CUDA. A compiled package is made when first needed: one each for single structures and batches, without stress and with.
+``aoti``, what nequip-compile makes (torch 2.10 and later refuse its TorchScript mode). Behind ``aoti-``, a kernel: ``openequivariance``
+(nequip), ``cuequivariance`` (both) or ``triton`` (allegro), on CUDA. A compiled package is made when first needed: one each for single
+structures and batches, without stress and with.
 """
 
 from __future__ import annotations
@@ -77,6 +78,18 @@ MODELS: dict[str, dict[str, Any]] = {
 }
 # Up to here nequip-compile compares what it has made with the plain model.
 CHECKED_EDGES = 100_000
+# nequip-compile, with the determinant of a cell (for the stress) written out. AOTInductor knows no kernel for torch's: it is called through
+# an interpreter of operations inside the compiled package, and packages made for CUDA by torch 2.11 have died of signal 11.
+NEQUIP_COMPILE = """
+import faulthandler, torch
+faulthandler.enable()
+def determinant(cells):
+    a, b, c = cells.unbind(-2)
+    return (a * torch.linalg.cross(b, c)).sum(-1)
+torch.linalg.det = determinant
+from nequip.scripts.compile import main
+main()
+"""
 
 
 class Adapter:
@@ -226,7 +239,7 @@ class Adapter:
         if batched and not self.batched:
             data = AtomicDataDict.batched_from_list([self.data, self.data])
         _write_example({name: data[name] for name in target["input"]}, example)
-        command = [sys.executable, "-m", "nequip.scripts.compile", self.path, package, "--mode", "aotinductor", "--device", self.device]
+        command = [sys.executable, "-c", NEQUIP_COMPILE, self.path, package, "--mode", "aotinductor", "--device", self.device]
         command += ["--data-path", example, "--input-fields", *target["input"], "--output-fields", *outputs]
         command += ["--num-frames", "2,inf" if batched else "static", "--tf32" if self.tf32 else "--no-tf32"]
         if self.modifier is not None:
@@ -239,9 +252,18 @@ class Adapter:
         done = subprocess.run(command, env=os.environ | check, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
         print(done.stdout)
         if done.returncode:
-            last = (done.stdout.strip().splitlines() or ["it said nothing"])[-1]
-            raise RuntimeError(f"nequip-compile failed ({done.returncode}): {last}")
+            raise RuntimeError(f"nequip-compile failed ({done.returncode}): {_cause(done.stdout)}")
         self.outputs_of[batched, stress], _ = load_compiled_model(package, self.device, target["input"], outputs)
+
+
+def _cause(said: str) -> str:
+    """Why nequip-compile died: the frames on top of its stack where a signal has ended it, else the last line that it wrote."""
+    lines = [line.strip() for line in said.splitlines() if line.strip()] or ["it said nothing"]
+    fatal = next((index for index, line in enumerate(lines) if line.startswith("Fatal Python error")), None)
+    if fatal is None:
+        return lines[-1]
+    frames = [line for line in lines[fatal:] if line.startswith("File ")]
+    return "; ".join([lines[fatal], *frames[:3]])
 
 
 def _training_module(shape: dict[str, Any]) -> NequIPLightningModule:
