@@ -35,7 +35,7 @@ from mosso.models.outputs import Output
 from mosso.precision import POLICIES, UNMEASURED, Precision
 from mosso.weights import store
 
-# As the dynamics through ASE in serve.py: K, 1/fs; steps between rows of the log and frames of the trajectory.
+# As in peers/dynamics.py: K, 1/fs; steps between rows of the log and frames of the trajectory.
 TEMPERATURE, FRICTION, LOG_EVERY, WRITE_EVERY = 300.0, 0.01, 10, 100
 
 

@@ -20,11 +20,10 @@ import os
 import platform
 import resource
 import sys
-import tempfile
 import time
 import traceback
 from collections.abc import Callable
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
@@ -32,14 +31,6 @@ import numpy as np
 
 # How far every coordinate moves between calls, Angstrom: new numbers for everyone, the same neighbours.
 STEP = 1e-4
-# Dynamics: K, 1/fs; rows of the log and frames of the trajectory as users write them.
-TEMPERATURE, FRICTION, LOG_EVERY, WRITE_EVERY = 300.0, 0.01, 10, 100
-# Dynamics have found their pace where steps no longer get shorter than this share of those before: nothing is compiled any more.
-SETTLED = 0.8
-MAX_WARM_UP = 10  # times as many steps as asked for are made, if need be
-
-# So many steps, saying now and then how many are done.
-Dynamics = Callable[[int, Callable[[int], None]], None]
 
 
 class Structures(NamedTuple):
@@ -67,46 +58,6 @@ class Structures(NamedTuple):
         from ase import Atoms
 
         return [Atoms(numbers, positions, cell=cell, pbc=pbc) for numbers, positions, cell, pbc in self.split()]
-
-
-class Enough(Exception):
-    """Ends a run of dynamics that has been timed."""
-
-
-class Stopwatch:
-    """Times dynamics while they run, by the moments at which the host knows how many steps are done.
-
-    The clock starts after ``warm_up`` steps, or ``seconds``, and not before the pace is settled; it stops the run when ``steps`` more
-    are done or took ``seconds``. A step counts when it is known to be done, so no step is counted whose work fell before the start.
-    """
-
-    def __init__(self, steps: int, seconds: float, warm_up: int) -> None:
-        self._wanted, self._seconds, self._warm_up = steps, seconds, warm_up
-        self._begun = self._before = self._now = (0, time.perf_counter())
-        self._pace = 0.0
-        self._start: tuple[int, float] | None = None
-
-    def done(self, step: int) -> None:
-        """All steps up to ``step`` are done; ends the run by ``Enough`` when it is time."""
-        if step <= self._now[0]:
-            return
-        self._before, self._now = self._now, (step, time.perf_counter())
-        if self._start is not None:
-            if step - self._start[0] >= self._wanted or self._now[1] - self._start[1] >= self._seconds:
-                raise Enough
-            return
-        pace, self._pace = self._pace, (self._now[1] - self._before[1]) / (step - self._before[0])
-        long_enough = step >= self._warm_up or self._now[1] - self._begun[1] >= self._seconds
-        if long_enough and self._pace >= SETTLED * pace > 0.0:
-            self._start = self._now
-
-    def read(self) -> dict[str, Any]:
-        """Milliseconds of a step, how many that is the mean of, and how many came before; all of the run where it never settled."""
-        start = self._start if self._start is not None and self._now[0] > self._start[0] else self._begun
-        steps = self._now[0] - start[0]
-        if not steps:
-            raise ValueError("The dynamics ended without a step.")
-        return {"ms": [1e3 * (self._now[1] - start[1]) / steps], "steps": steps, "warm_up": start[0]}
 
 
 class Server:
@@ -193,16 +144,18 @@ class Server:
         """Milliseconds of a step (of ``timestep`` fs) of constant-temperature dynamics, neighbour lists, log and trajectory included;
         what a run costs at its start is not.
 
-        ``engine``: ``own``, the package's best; ``ase``, its calculator under ASE's Langevin dynamics. ``Stopwatch`` says what
-        the other arguments mean.
+        ``engine``: ``own``, the package's best; ``ase``, its calculator under ASE's Langevin dynamics. ``Stopwatch`` in dynamics.py says
+        what the other arguments mean.
         """
         with ExitStack() as files:
-            run = self._dynamics_of_ase(files, timestep) if engine == "ase" else self._own_dynamics(timestep)
+            if engine == "ase":
+                (atoms,) = self._given().atoms()
+                atoms.calc = self._need("calculator")()
+                run = _DYNAMICS.of_ase(atoms, timestep, files)
+            else:
+                run = self._own_dynamics(timestep)
             self._wait()
-            watch = Stopwatch(steps, seconds, warm_up)
-            with suppress(Enough):
-                run(MAX_WARM_UP * (warm_up + 1) + steps, watch.done)
-            return watch.read()
+            return _DYNAMICS.timed(run, steps, seconds, warm_up)
 
     def release(self) -> dict[str, Any]:
         """Forget the atoms and give unused memory back; the model stays."""
@@ -261,78 +214,13 @@ class Server:
 
             torch.cuda.synchronize()
 
-    def _dynamics_of_ase(self, files: ExitStack, timestep: float) -> Dynamics:
-        from ase import units
-        from ase.io.trajectory import Trajectory
-        from ase.md import MDLogger
-        from ase.md.langevin import Langevin
-
-        (atoms,) = self._given().atoms()
-        atoms.calc = self._need("calculator")()
-        random = np.random.default_rng(0)
-        spread = np.sqrt(units.kB * TEMPERATURE * atoms.get_masses())
-        atoms.set_momenta(spread[:, None] * random.standard_normal((len(atoms), 3)))
-        friction = FRICTION / units.fs
-        langevin = Langevin(atoms, timestep * units.fs, temperature_K=TEMPERATURE, friction=friction, fixcm=False, rng=random)
-        folder = files.enter_context(tempfile.TemporaryDirectory())
-        log = MDLogger(langevin, atoms, str(Path(folder, "run.log")))
-        files.callback(log.close)
-        langevin.attach(log, interval=LOG_EVERY)
-        trajectory = files.enter_context(Trajectory(str(Path(folder, "run.traj")), "w", atoms))
-        langevin.attach(trajectory.write, interval=WRITE_EVERY)
-
-        def run(steps: int, done: Callable[[int], None]) -> None:
-            langevin.attach(lambda: done(langevin.nsteps), interval=1)
-            langevin.run(steps)
-
-        return run
-
-    def _own_dynamics(self, timestep: float) -> Dynamics:
+    def _own_dynamics(self, timestep: float) -> Any:
         """The engine of the package, else TorchSim where the package has a model for that."""
         if hasattr(self._adapter, "dynamics") or not hasattr(self._adapter, "torch_sim_model"):
-            run: Dynamics = self._need("dynamics")(self._given(), timestep)
-            return run
+            return self._need("dynamics")(self._given(), timestep)
         if importlib.util.find_spec("torch_sim") is None:
             raise NotImplementedError("the package has no engine of its own, and TorchSim is not installed")
-        return _dynamics_of_torch_sim(self._adapter.torch_sim_model(), self._given().atoms(), timestep, self._wait)
-
-
-def _dynamics_of_torch_sim(model: Any, atoms: list[Any], timestep: float, wait: Callable[[], None]) -> Dynamics:
-    """Langevin dynamics by TorchSim, which tells what it does by asking for the numbers of its log."""
-    import torch_sim
-
-    folder, langevin = tempfile.mkdtemp(), getattr(torch_sim, "Integrator", torch_sim).nvt_langevin  # its place depends on the release
-
-    def run(steps: int, done: Callable[[int], None]) -> None:
-        rows = 0
-
-        def energy(state: Any) -> Any:
-            nonlocal rows
-            rows += 1
-            wait()
-            done(LOG_EVERY * rows)
-            return state.energy
-
-        log = {
-            "potential_energy": energy,
-            "kinetic_energy": lambda state: torch_sim.calc_kinetic_energy(masses=state.masses, momenta=state.momenta),
-        }
-        files = [str(Path(folder, f"run-{index}.h5")) for index in range(len(atoms))]
-        reporter = torch_sim.TrajectoryReporter(files, state_frequency=WRITE_EVERY, prop_calculators={LOG_EVERY: log})
-        try:
-            torch_sim.integrate(
-                atoms,
-                model,
-                integrator=langevin,
-                n_steps=steps,
-                temperature=TEMPERATURE,
-                timestep=1e-3 * timestep,  # ps
-                trajectory_reporter=reporter,
-            )
-        finally:
-            reporter.close()
-
-    return run
+        return _DYNAMICS.of_torch_sim(self._adapter.torch_sim_model(), self._given().atoms(), timestep, self._wait)
 
 
 def _rounds_to_tf32() -> bool:
@@ -370,13 +258,21 @@ def _adapter_class(path: str) -> Any:
     """The ``Adapter`` of a file. The folder of this script is taken from the search path: files there are named like packages."""
     here = Path(__file__).resolve().parent
     sys.path[:] = [entry for entry in sys.path if Path(entry).resolve() != here]
-    spec = importlib.util.spec_from_file_location("adapter", path)
+    return _script("adapter", path).Adapter
+
+
+def _script(name: str, path: str | Path) -> Any:
+    """A file as a module of that name."""
+    spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules["adapter"] = module
+    sys.modules[name] = module
     spec.loader.exec_module(module)
-    return module.Adapter
+    return module
+
+
+_DYNAMICS = _script("timed_dynamics", Path(__file__).with_name("dynamics.py"))  # which lies beside, but not on a search path
 
 
 def _replies() -> TextIO:

@@ -5,7 +5,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -141,7 +140,7 @@ def test_dynamics_are_those_of_the_package(inputs: str, monkeypatch: pytest.Monk
         with pytest.raises(NotImplementedError, match=what):
             do()
 
-    def own(self: Springs, structures: serve.Structures, timestep: float) -> serve.Dynamics:
+    def own(self: Springs, structures: serve.Structures, timestep: float) -> Callable[[int, Callable[[int], None]], None]:
         def run(steps: int, done: Callable[[int], None]) -> None:
             time.sleep(0.2)  # what is recorded before the first step
             for step in range(4, steps, 4):
@@ -158,44 +157,6 @@ def test_dynamics_are_those_of_the_package(inputs: str, monkeypatch: pytest.Monk
 
 def dynamics(server: serve.Server, engine: str = "own", steps: int = 5, warm_up: int = 2) -> dict[str, Any]:
     return server.dynamics(steps, seconds=5.0, engine=engine, timestep=0.5, warm_up=warm_up)
-
-
-def watched(monkeypatch: pytest.MonkeyPatch, watch: tuple[int, float, int], *blocks: tuple[int, float]) -> dict[str, Any]:
-    """What a stopwatch says of blocks of steps that take so many seconds."""
-    now = [0.0]
-    monkeypatch.setattr(serve.time, "perf_counter", lambda: now[0])
-    clock = serve.Stopwatch(*watch)
-    step = 0
-    with suppress(serve.Enough):
-        for steps, seconds in blocks:
-            now[0] += seconds
-            step += steps
-            clock.done(step)
-    return clock.read()
-
-
-def test_what_a_run_costs_at_its_start_is_not_in_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Recordings in the first three blocks, which get longer, then a millisecond a step; at 61 ms the time is over."""
-    blocks = ((4, 3.0), (9, 1.0), (19, 0.2), (39, 0.039), (60, 0.060), (20, 0.020), (40, 0.040), (40, 0.040), (40, 0.040))
-    found = watched(monkeypatch, (5000, 0.061, 10), *blocks)
-    assert found == {"ms": [pytest.approx(1.0)], "steps": 100, "warm_up": 131}
-
-
-def test_slow_blocks_after_the_start_count(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = watched(monkeypatch, (30, 60.0, 10), (10, 0.1), (10, 0.1), (10, 0.1), (10, 0.7), (10, 0.1), (10, 0.1))
-    assert found == {"ms": [pytest.approx(30.0)], "steps": 30, "warm_up": 20}
-
-
-def test_warm_up_ends_with_the_time_of_slow_packages(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = watched(monkeypatch, (1000, 5.0, 100), *((1, 1.0),) * 50)
-    assert found == {"ms": [pytest.approx(1000.0)], "steps": 5, "warm_up": 5}
-
-
-def test_a_run_that_never_settles_is_timed_whole(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = watched(monkeypatch, (1000, 50.0, 1), (10, 10.0), (10, 5.0))
-    assert found == {"ms": [pytest.approx(750.0)], "steps": 20, "warm_up": 0}
-    with pytest.raises(ValueError, match="without a step"):
-        watched(monkeypatch, (1000, 50.0, 1))
 
 
 def test_dynamics_through_ase_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
