@@ -124,9 +124,14 @@ def choose(implementation: str, op: str, *tensors: Tensor) -> str:
     reason = cuda_obstacle(*tensors) if wanted == "cuda" else triton_obstacle(*tensors)
     if reason is None:
         return wanted
-    if implementation == "auto":
-        return "triton" if wanted == "cuda" and triton_obstacle(*tensors) is None else "reference"
-    raise ValueError(f"The {wanted} implementation of {op} cannot run here: {reason}. Ask for 'auto' or 'reference'.")
+    _refuse(implementation, wanted, op, reason)
+    return "triton" if wanted == "cuda" and triton_obstacle(*tensors) is None else "reference"
+
+
+def _refuse(implementation: str, wanted: str, op: str, reason: str) -> None:
+    """What was asked for by name runs or says why it cannot; auto takes another."""
+    if implementation != "auto":
+        raise ValueError(f"The {wanted} implementation of {op} cannot run here: {reason}. Ask for 'auto' or 'reference'.")
 
 
 class NeighborOps(NamedTuple):
@@ -232,11 +237,10 @@ def tabulated_convolution(
     if chosen == "cuda":
         from mosso.kernels.cuda import tabulated_convolution as cuda
 
-        reason = cuda.shape_obstacle(features_EJ, rows_E, table_RPCQ, visits, degrees_in, paths)
+        reason = cuda.shape_obstacle(features_EJ, rows_E, table_RPCQ, visits, degrees_in)
         if reason is None:
             return cuda.tabulated_convolution(*arguments, degrees_in, paths, visits)
-        if implementation == "cuda":
-            raise ValueError(f"The cuda implementation of tabulated_convolution cannot run here: {reason}. Ask for 'auto' or 'triton'.")
+        _refuse(implementation, "cuda", "tabulated_convolution", reason)
     from mosso.kernels.fused import tabulated_convolution as fused
 
     return fused.tabulated_convolution(*arguments, degrees_in, paths, visits)

@@ -29,12 +29,7 @@ _MAX_EDGES = 2**31 - 32  # counted in 32 bits, with room for a tile behind the l
 
 
 def shape_obstacle(
-    features_EJ: Tensor,
-    rows_E: Tensor,
-    table_RPCQ: Tensor,
-    visits: Visits | None,
-    degrees_in: tuple[int, ...],
-    paths: Sequence[CouplingPath],
+    features_EJ: Tensor, rows_E: Tensor, table_RPCQ: Tensor, visits: Visits | None, degrees_in: tuple[int, ...]
 ) -> str | None:
     """Why the kernel cannot take these shapes and types, None where it can."""
     channels = int(table_RPCQ.shape[2])
