@@ -81,7 +81,8 @@ def _contests(found: Sequence[Contest]) -> str:
 
 
 def _target(row: Row) -> str:
-    target = TARGETS.get((row.model, row.system, row.batch, row.task)) if row.precision == "fp32" else None
+    there = (row.precision, row.hardware.device) == ("fp32", "cuda")
+    target = TARGETS.get((row.model, row.system, row.batch, row.task)) if there else None
     return f"{target.must:g} / {target.aim:g}" if target else ""
 
 
