@@ -53,7 +53,7 @@ def test_the_largest_box_has_one_system() -> None:
         ({"models": ("mace",)}, ("no model 'mace'", "mace-mp0-medium", "orb-v3-direct-20")),
         ({"systems": ("Cu65",)}, ("no system 'Cu65'", "Cu64", "W648")),
         ({"packages": ("mace",)}, ("no package 'mace'", "mace-torch", "sevenn")),
-        ({"backends": ("cuda",)}, ("no backend 'cuda'", "auto", "e3nn", "reference")),
+        ({"backends": ("hip",)}, ("no backend 'hip'", "auto", "e3nn", "reference")),
     ],
 )
 def test_unknown_names_list_what_exists(block: dict[str, tuple[str, ...]], words: tuple[str, ...]) -> None:
