@@ -37,8 +37,8 @@ def num_calls(ms: float, seconds: float) -> int:
     return min(max(int(1e3 * seconds / max(ms, 1e-3)), MIN_CALLS), MAX_CALLS)
 
 
-def single_calls(call: Callable[[T], Any], prepare: Callable[[], T], device: torch.device, seconds: float) -> dict[str, float]:
-    """Median and spread of single calls after warming up, in milliseconds; ``prepare`` makes the input of each, not timed."""
+def single_calls(call: Callable[[T], Any], prepare: Callable[[], T], device: torch.device, seconds: float) -> float:
+    """Median milliseconds of single calls after warming up; ``prepare`` makes the input of each, not timed."""
 
     def once() -> float:
         prepared = prepare()
@@ -48,8 +48,7 @@ def single_calls(call: Callable[[T], Any], prepare: Callable[[], T], device: tor
     while spent < 1e3 * seconds and spent < WARM_UP * last:
         last = once()
         spent += last
-    times = sorted(once() for _ in range(num_calls(last, seconds)))
-    return {"ms": statistics.median(times), "ms_p5": times[len(times) // 20], "ms_p95": times[-1 - len(times) // 20]}
+    return statistics.median(once() for _ in range(num_calls(last, seconds)))
 
 
 def versions(device: torch.device) -> dict[str, str]:

@@ -85,7 +85,7 @@ def anatomy(
 
 def wall_time(call: Callable[[Batch], Any], subject: Subject) -> float:
     """Milliseconds of a call, median, without the profiler."""
-    return measure.single_calls(call, subject.moved, subject.device, SECONDS)["ms"]
+    return measure.single_calls(call, subject.moved, subject.device, SECONDS)
 
 
 def traced(spans: Spans, subject: Subject, calls: int, trace: Path | None) -> list[Event]:
