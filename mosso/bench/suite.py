@@ -11,7 +11,7 @@ from typing import Any
 
 from mosso.bench import hardware, measure, singles
 from mosso.bench.checks import FAITHFUL, Truth, tolerance_of
-from mosso.bench.comparison import ENGINE, TIMESTEP, TIMESTEP_OF_RANDOM_WEIGHTS, Comparison, failure
+from mosso.bench.comparison import ENGINE, OF_RANDOM_WEIGHTS, USUAL, Comparison, March, failure
 from mosso.bench.competitor import Contestant, Workplace
 from mosso.bench.environments import Interpreter
 from mosso.bench.matrix import Case, Matrix, Model, Protocol
@@ -160,17 +160,17 @@ class Contest:
             for case, contestant, truth in zip(cases, contestants, truths, strict=True):
                 yield case, contestant, singles.startup(case, contestant, inputs, truth, self.place.folder)
             return
-        timestep = self._timestep(contestants) if first.task in ENGINE else TIMESTEP
-        for entry in Comparison(cases, contestants, inputs, truths, self.suite.protocol, self.place.folder, timestep).run():
+        march = self._march(contestants) if first.task in ENGINE else USUAL
+        for entry in Comparison(cases, contestants, inputs, truths, self.suite.protocol, self.place.folder, march).run():
             yield entry.case, entry.contestant, {"atoms": inputs.num_atoms, **entry.fields}
 
-    def _timestep(self, contestants: Sequence[Contestant]) -> float:
-        """fs; the same for all that are compared."""
+    def _march(self, contestants: Sequence[Contestant]) -> March:
+        """Of dynamics, the same for all that are compared."""
         for contestant in contestants:
             with suppress(WorkerError):  # told where it is asked for more
                 contestant.load()
         random = any(self.suite.weights_of(self.model.name, contestant) == "random" for contestant in contestants)
-        return TIMESTEP_OF_RANDOM_WEIGHTS if random else TIMESTEP
+        return OF_RANDOM_WEIGHTS if random else USUAL
 
     def close_all_but(self, contestant: Contestant) -> None:
         """What fits must not depend on what others hold."""

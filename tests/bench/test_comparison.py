@@ -6,7 +6,7 @@ import pytest
 from bench.contest import QUICK, Scene
 
 from mosso.bench import comparison, hardware
-from mosso.bench.comparison import Comparison, Entry, failure, throughput
+from mosso.bench.comparison import USUAL, Comparison, Entry, March, failure, throughput
 from mosso.bench.matrix import Case, Protocol
 from mosso.bench.rows import Task
 from mosso.bench.systems import SYSTEMS
@@ -64,14 +64,16 @@ def compare(scene: Scene, monkeypatch: pytest.MonkeyPatch):
     """Entries of scripted contestants whose answers are right."""
     monkeypatch.setattr(comparison, "judged", lambda *arguments: {"error_forces": 0.0})
 
-    def run(*contestants: Scripted, task: Task = "forces", protocol: Protocol = QUICK, memory: float | None = None) -> dict[str, Entry]:
+    def run(
+        *contestants: Scripted, task: Task = "forces", protocol: Protocol = QUICK, memory: float | None = None, march: March = USUAL
+    ) -> dict[str, Entry]:
         monkeypatch.setattr(hardware, "memory_GB", lambda device: memory)
         inputs = Inputs.write("C8-1", SYSTEMS["C8"].structures(1), scene.work)
         cases = [
             Case(model="spring", precision="fp32", system="C8", batch=1, task=task, package="scripted", backend=c.backend)
             for c in contestants
         ]
-        found = Comparison(cases, contestants, inputs, ["nobody knows"] * len(cases), protocol, scene.work).run()
+        found = Comparison(cases, contestants, inputs, ["nobody knows"] * len(cases), protocol, scene.work, march).run()
         return {entry.case.backend: entry for entry in found}
 
     return run
@@ -97,6 +99,8 @@ def test_dynamics_are_a_run_in_every_turn(scene: Scene, compare) -> None:
     assert found["fast"]["ns_per_day"] == pytest.approx(86.4)
     assert found["fast"]["timestep_fs"] == 0.5
     assert {request["engine"] for request in fast.named("dynamics")} == {"own"}
+    compare(fast, task="md", protocol=Protocol(seconds=60.0), march=March(0.02, 250))
+    assert (fast.named("dynamics")[-1]["steps"], fast.named("dynamics")[-1]["timestep"]) == (250, 0.02)
     compare(slow, task="md-ase")
     assert slow.named("dynamics")[-1]["engine"] == "ase"
 
