@@ -4,10 +4,10 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from mosso.bench import hardware
-from mosso.bench.checks import TOLERANCES, Truth, read_answer
+from mosso.bench.checks import Truth, read_answer, tolerance_of
 from mosso.bench.competitor import Contestant
 from mosso.bench.matrix import Case, Protocol
 from mosso.bench.statistics import summarise
@@ -18,8 +18,21 @@ from mosso.bench.workers import WorkerError
 SHARE = 0.5
 MAX_CALLS = 100  # of a competitor in all turns together, where the protocol says none
 TURN_WARM_UP = 1  # calls at the beginning of a turn that are not counted: caches belong to the one before
-PILOT_CALLS, PILOT_STEPS = 2, 5
-PILOT_SHARE = 0.2  # of the time limit: as long as the steps of a pilot of dynamics should take, for what a run costs at its start
+PILOT_CALLS = 2
+MD_WARM_UP = 10  # steps of dynamics for a call: lists are kept over many steps
+
+
+class March(NamedTuple):
+    """How dynamics go: steps in fs, and how many of them are timed at most."""
+
+    timestep: float
+    most_steps: int | None = None
+
+
+USUAL = March(0.5)
+# With random weights water is far from rest: 0.35 eV an atom become heat in 40 fs, and in 60 fs atoms fall onto each other (docs/log.md).
+# These steps end before that.
+OF_RANDOM_WEIGHTS = March(0.02, 1000)
 WHAT = {"forces": "evaluation", "stress": "evaluation", "forces+list": "both", "stress+list": "both", "list": "list"}
 ENGINE = {"md": "own", "md-ase": "ase"}
 
@@ -32,7 +45,8 @@ class Entry:
         truth: the answer it has to give, or why nobody knows it.
         fields: of its row.
         rounds: milliseconds of the calls of each turn.
-        calls: of one turn; steps for dynamics.
+        calls: of one turn.
+        steps: of dynamics, in all turns.
         least_ms: what a call takes at the limits of the device; None where they or its work are not known.
     """
 
@@ -42,6 +56,7 @@ class Entry:
     fields: dict[str, Any] = field(default_factory=dict)
     rounds: list[list[float]] = field(default_factory=list)
     calls: int = 1
+    steps: int = 0
     least_ms: float | None = None
 
     @property
@@ -66,11 +81,11 @@ def failure(error: WorkerError) -> dict[str, Any]:
     return {"status": "error", "reason": f"out of memory: {error}" if error.kind == "memory" else str(error)}
 
 
-def verdict(contestant: Contestant, truth: Truth | str, case: Case, out: Path) -> dict[str, Any]:
+def judged(contestant: Contestant, truth: Truth | str, case: Case, out: Path) -> dict[str, Any]:
     """Fields of a row that say how right the answer in ``out`` is; ``status`` is among them where it is not."""
     if isinstance(truth, str):
         return {"status": "refused", "reason": truth}
-    tolerance = TOLERANCES[case.precision]
+    tolerance = tolerance_of(case.package, case.precision)
     itself = truth.source == f"{case.precision} of {contestant.holder}"
     fields: dict[str, Any] = {"truth": f"{truth.source}, itself" if itself else truth.source, "tolerance": tolerance.name}
     try:
@@ -96,6 +111,7 @@ class Comparison:
         truths: what each has to answer, or why nobody knows.
         protocol: how times are taken.
         folder: for answers.
+        march: of dynamics; the same for all.
     """
 
     def __init__(
@@ -106,10 +122,11 @@ class Comparison:
         truths: Sequence[Truth | str],
         protocol: Protocol,
         folder: Path,
+        march: March = USUAL,
     ) -> None:
         self.entries = [Entry(*each) for each in zip(cases, contestants, truths, strict=True)]
         self._task = cases[0].task
-        self._inputs, self._protocol = inputs, protocol
+        self._inputs, self._protocol, self._march = inputs, protocol, march
         self._out = folder / "answer.npz"
         self._device = contestants[0].place.device
         self._together = True
@@ -159,7 +176,7 @@ class Comparison:
         contestant = entry.contestant
         self._prepare(entry)
         entry.fields["first_call_s"] = contestant.ask("answer", out=str(self._out), with_list=entry.with_list)["seconds"]
-        entry.fields |= verdict(contestant, entry.truth, entry.case, self._out)
+        entry.fields |= judged(contestant, entry.truth, entry.case, self._out)
         if entry.going and WHAT.get(self._task) in ("evaluation", "both"):
             entry.fields |= renamed(contestant.ask("memory", with_list=entry.with_list))
 
@@ -172,8 +189,9 @@ class Comparison:
 
     def _time(self, entries: Sequence[Entry]) -> None:
         """Turns of competitors that are prepared; who begins changes from round to round."""
-        for entry in entries:
-            self._guarded(entry, self._pilot)
+        if self._task not in ENGINE:  # they warm up in every turn, and see themselves how long to go on
+            for entry in entries:
+                self._guarded(entry, self._pilot)
         before = hardware.sensors(self._device)
         for turn in range(self._num_rounds):
             first = turn % max(len(entries), 1)
@@ -197,14 +215,6 @@ class Comparison:
     def _pilot(self, entry: Entry) -> None:
         """How many calls a turn has, from a few that are part of the warm-up."""
         most = 1e3 * self._protocol.seconds
-        if self._task in ENGINE:
-            steps, ms = 0, 0.0
-            while steps < self._protocol.md_steps and steps * ms < PILOT_SHARE * most:
-                steps = min(4 * steps or PILOT_STEPS, self._protocol.md_steps)
-                ms = max(self._measure(entry, steps, 0)[0], 1e-3)
-            entry.calls = min(self._protocol.md_steps, max(PILOT_STEPS, int(most / ms)))
-            entry.fields["warm_up"] = max(PILOT_STEPS, entry.calls // 10)
-            return
         ms = max(self._measure(entry, PILOT_CALLS, 0)[-1], 1e-3)
         warm_up = max(min(self._protocol.warm_up - PILOT_CALLS, int(most / ms)), 0)
         if warm_up:
@@ -214,21 +224,34 @@ class Comparison:
         entry.calls = math.ceil(wanted / self._num_rounds)
 
     def _turn(self, entry: Entry) -> None:
-        warm_up = entry.fields["warm_up"] if self._task in ENGINE else TURN_WARM_UP
-        entry.rounds.append(self._measure(entry, entry.calls, warm_up))
+        if self._task in ENGINE:
+            entry.rounds.append(self._run(entry))
+        else:
+            entry.rounds.append(self._measure(entry, entry.calls, TURN_WARM_UP))
 
     def _measure(self, entry: Entry, calls: int, warm_up: int) -> list[float]:
-        ask = entry.contestant.ask
-        if self._task in ENGINE:
-            return list(ask("dynamics", steps=calls, engine=ENGINE[self._task], warm_up=warm_up)["ms"])
-        return list(ask("measure", calls=calls, warm_up=warm_up, what=WHAT[self._task])["ms"])
+        return list(entry.contestant.ask("measure", calls=calls, warm_up=warm_up, what=WHAT[self._task])["ms"])
+
+    def _run(self, entry: Entry) -> list[float]:
+        """Of dynamics, one."""
+        protocol, march = self._protocol, self._march
+        reply = entry.contestant.ask(
+            "dynamics",
+            steps=min(protocol.md_steps, march.most_steps or protocol.md_steps),
+            seconds=protocol.seconds,
+            warm_up=MD_WARM_UP * protocol.warm_up,
+            engine=ENGINE[self._task],
+            timestep=march.timestep,
+        )
+        entry.steps += reply["steps"]
+        entry.fields |= {"warm_up": reply["warm_up"], "timestep_fs": march.timestep}
+        return list(reply["ms"])
 
     def _timings(self, entry: Entry) -> dict[str, Any]:
         summary = summarise(entry.rounds)
-        calls = sum(map(len, entry.rounds)) * (entry.calls if self._task in ENGINE else 1)
         return {
             "status": "ok",
-            "calls": calls,
+            "calls": entry.steps or sum(map(len, entry.rounds)),
             "rounds": len(entry.rounds),
             **summary.fields(),
             "limit_share": None if entry.least_ms is None else entry.least_ms / summary.ms,

@@ -10,9 +10,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
+from mosso.bench.forms import tabulated
+from mosso.bench.markdown import markdown, number
 from mosso.bench.rates import H200, Rates
-from mosso.bench.report import markdown, number
-from mosso.data.structure import Batch
+from mosso.data.structure import Batch, Structure
 from mosso.engine.potential import Potential
 from mosso.graph.graph import Graph
 from mosso.kernels import SpeciesGroups
@@ -20,7 +21,7 @@ from mosso.math.coupling import CouplingPath, contraction_table, convolution_pat
 from mosso.math.horner import Horner, horner
 from mosso.math.irreps import num_components
 from mosso.models.base import species_index
-from mosso.models.mace import MACESpec
+from mosso.models.mace import MACE, MACESpec
 from mosso.models.tabulated_mace import TabulatedMACE
 
 CUBIC = 4  # coefficients of a cubic
@@ -211,3 +212,16 @@ def limits_table(spec: MACESpec, size: Size, rates: Rates = H200) -> str:
     everything = list(costs(spec, size))
     lines = [line(cost.op, cost.direction, cost.bound(rates), cost) for cost in everything]
     return markdown(("op", "direction", "GFLOP", "MB", "MB gathered", "least us", "bound"), [*lines, line("all", "", "", *everything)])
+
+
+def limits_of(potential: Potential, structures: list[Structure]) -> str:
+    """Markdown: the limits of energy and forces of structures, by the form made for simulations.
+
+    Raises:
+        ValueError: an architecture whose work is not counted.
+    """
+    if not isinstance(potential.model, MACE):
+        raise ValueError("Only the work of MACE is counted: take a MACE, or leave out --limits.")
+    batch = potential.batch(structures)
+    size = size_of(tabulated(potential), batch, potential.graph(batch))
+    return f"{size}\n\n{limits_table(potential.model.spec, size)}"

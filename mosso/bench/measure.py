@@ -1,6 +1,5 @@
-"""Time and memory of calls on a device."""
+"""Time of calls on a device, and what they were made with."""
 
-import gc
 import hashlib
 import platform
 import statistics
@@ -15,7 +14,6 @@ import torch
 
 WARM_UP = 10
 MIN_CALLS, MAX_CALLS = 3, 50
-ROW_VERSION = 2
 T = TypeVar("T")
 
 
@@ -39,8 +37,8 @@ def num_calls(ms: float, seconds: float) -> int:
     return min(max(int(1e3 * seconds / max(ms, 1e-3)), MIN_CALLS), MAX_CALLS)
 
 
-def single_calls(call: Callable[[T], Any], prepare: Callable[[], T], device: torch.device, seconds: float) -> dict[str, float]:
-    """Median and spread of single calls after warming up, in milliseconds; ``prepare`` makes the input of each, not timed."""
+def single_calls(call: Callable[[T], Any], prepare: Callable[[], T], device: torch.device, seconds: float) -> float:
+    """Median milliseconds of single calls after warming up; ``prepare`` makes the input of each, not timed."""
 
     def once() -> float:
         prepared = prepare()
@@ -50,47 +48,14 @@ def single_calls(call: Callable[[T], Any], prepare: Callable[[], T], device: tor
     while spent < 1e3 * seconds and spent < WARM_UP * last:
         last = once()
         spent += last
-    times = sorted(once() for _ in range(num_calls(last, seconds)))
-    return {"ms": statistics.median(times), "ms_p5": times[len(times) // 20], "ms_p95": times[-1 - len(times) // 20]}
+    return statistics.median(once() for _ in range(num_calls(last, seconds)))
 
 
-def back_to_back(call: Callable[[T], Any], prepare: Callable[[], T], device: torch.device, ms: float, seconds: float) -> float:
-    """Milliseconds per call of ``ms`` when the host does not wait between calls."""
-    inputs = [prepare() for _ in range(num_calls(ms, seconds))]
-
-    def all_of_them() -> None:
-        for prepared in inputs:
-            call(prepared)
-
-    return timed(all_of_them, device) / len(inputs)
-
-
-def start_memory(device: torch.device) -> None:
-    """Give back what nothing uses, to other processes too, and forget the peak so far."""
-    gc.collect()
+def versions(device: torch.device) -> dict[str, str]:
+    """Of what computes on a device."""
+    found = {"python": platform.python_version(), "torch": torch.__version__}
     if device.type == "cuda":
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats(device)
-
-
-def peak_memory(device: torch.device) -> dict[str, float]:
-    """GB (1e9 bytes) of tensors at the peak since ``start_memory``, a recording's own included; nothing off CUDA."""
-    return {"peak_GB": torch.cuda.max_memory_allocated(device) / 1e9} if device.type == "cuda" else {}
-
-
-def environment(device: torch.device) -> dict[str, Any]:
-    """What a row needs to be understood later."""
-    found: dict[str, Any] = {
-        "row_version": ROW_VERSION,
-        "device": device.type,
-        "commit": commit(),
-        "source": source_hash(),
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-    }
-    if device.type == "cuda":
-        found |= {"gpu": torch.cuda.get_device_name(device), "cuda": torch.version.cuda, "driver": driver_version()}
-        found |= {"triton": version("triton"), "tf32": torch.backends.cuda.matmul.allow_tf32}
+        found |= {"cuda": str(torch.version.cuda), "triton": version("triton")}
     return found
 
 
@@ -110,12 +75,3 @@ def source_hash() -> str:
     for path in sorted(package.rglob("*.py")):
         digest.update(path.relative_to(package).as_posix().encode() + path.read_bytes())
     return digest.hexdigest()[:12]
-
-
-def driver_version() -> str | None:
-    """Of the NVIDIA driver; None where nvidia-smi is not there to say."""
-    query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
-    try:
-        return subprocess.run(query, capture_output=True, text=True, check=True).stdout.splitlines()[0].strip()
-    except (OSError, subprocess.CalledProcessError, IndexError):
-        return None

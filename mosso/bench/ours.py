@@ -1,29 +1,29 @@
 """mosso in the benchmark: the adapter that ``peers/serve.py`` loads for it, with the interface of peers/README.md.
 
-Backends: ``auto`` is what users get; ``triton`` every op in Triton and the form with tables, measured or not; ``eager`` is ``auto``
-without CUDA graphs; ``reference`` every op in plain torch, which makes the true answers.
+Backends: ``auto`` is what users get; ``eager`` the same without CUDA graphs; ``stock`` and ``stock-eager`` likewise without the form with
+tables; ``triton`` every op in Triton and the form with tables, measured or not, ``cuda`` with CUDA C++ where there is that; ``reference``
+every op in plain torch and no tables, which makes the true answers.
 """
 
-import copy
 import hashlib
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
 from mosso.bench import cases
+from mosso.bench.forms import stock
 from mosso.bench.profile.subject import Subject
 from mosso.bench.random_weights import checkpoint_of
 from mosso.bench.searches import CapturedSearch, EverySearch
 from mosso.data.structure import Batch, Structure
 from mosso.dynamics.integrators import Langevin
 from mosso.dynamics.simulate import simulate
-from mosso.dynamics.state import State
 from mosso.dynamics.trajectory import LogWriter, TrajectoryWriter
 from mosso.dynamics.writing import WriterThread
 from mosso.engine.capture import CapturedPotential
@@ -35,9 +35,38 @@ from mosso.models.outputs import Output
 from mosso.precision import POLICIES, Precision
 from mosso.weights import store
 
-# As the dynamics through ASE in serve.py: K, fs, 1/fs; steps between rows of the log and frames of the trajectory.
-TEMPERATURE, TIMESTEP, FRICTION, LOG_EVERY, WRITE_EVERY = 300.0, 0.5, 0.01, 10, 100
-BACKENDS = ("auto", "triton", "eager", "reference")
+# As in peers/dynamics.py: K, 1/fs; steps between rows of the log and frames of the trajectory.
+TEMPERATURE, FRICTION, LOG_EVERY, WRITE_EVERY = 300.0, 0.01, 10, 100
+
+
+class Backend(NamedTuple):
+    """An implementation of a model.
+
+    Attributes:
+        form: what is made of the potential before it is used.
+        ops: that its ops prefer; ``auto`` leaves the choice to them.
+        captured: whether evaluations are CUDA graphs.
+    """
+
+    form: Callable[[Potential], Potential]
+    ops: str
+    captured: bool
+
+
+def _usual(potential: Potential) -> Potential:
+    """In the form that it takes by itself."""
+    return potential
+
+
+BACKENDS: dict[str, Backend] = {
+    "auto": Backend(_usual, "auto", True),
+    "eager": Backend(_usual, "auto", False),
+    "stock": Backend(stock, "auto", True),
+    "stock-eager": Backend(stock, "auto", False),
+    "triton": Backend(_usual, "triton", True),
+    "cuda": Backend(_usual, "cuda", True),
+    "reference": Backend(stock, "reference", False),
+}
 
 
 class Adapter:
@@ -58,15 +87,12 @@ class Adapter:
         else:
             checkpoint, kind = read_checkpoint(model if file is None else file), "official"
         official = store.find(model).sha256 if kind == "official" and file is None else None
-        self.device, self._backend = device, backend
+        self.device, self._backend = device, BACKENDS[backend]
         with self._ops():
-            self._potential = Potential(checkpoint, name=model, device=device, precision=policy)
+            self._potential = self._backend.form(Potential(checkpoint, name=model, device=device, precision=policy))
             # Whether one CUDA graph holds the search as well; else the host searches.
             self._on_device = self._captured and preferred("neighbor_list", self._potential.device) == "triton"
             rounds = preferred("path_linear", self._potential.device) == "triton"  # torch's own products are not rounded
-        if backend == "reference":
-            self._potential = copy.copy(self._potential)
-            self._potential.evaluator = self._potential.model
         module: Any = self._potential.model
         self.facts = {
             "parameters": sum(parameter.numel() for parameter in module.parameters()),
@@ -79,7 +105,7 @@ class Adapter:
 
     @property
     def _captured(self) -> bool:
-        return self.device == "cuda" and self._backend in ("auto", "triton")
+        return self.device == "cuda" and self._backend.captured
 
     def prepare(self, structures: Any, stress: bool) -> int:
         """Atoms and their edges."""
@@ -144,32 +170,29 @@ class Adapter:
 
         return OfBackend(self._potential)
 
-    def dynamics(self, structures: Any) -> Callable[[int], None]:
-        """Constant temperature by mosso's own loop; list, log and trajectory included."""
-        state: State | None = None
+    def dynamics(self, structures: Any, timestep: float) -> Callable[[int, Callable[[int], None]], None]:
+        """Constant temperature by mosso's own loop; list, log and trajectory included. Its host knows of whole blocks of steps."""
         folder = Path(tempfile.mkdtemp())
 
-        def run(steps: int) -> None:
-            nonlocal state
+        def run(steps: int, done: Callable[[int], None]) -> None:
             with (
                 self._ops(),
                 LogWriter(folder / "run.csv") as log,
                 TrajectoryWriter(folder / "run.extxyz") as frames,
                 WriterThread() as writer,
             ):
-                state = simulate(
+                simulate(
                     self._potential,
-                    None if state is not None else _structures(structures),
+                    _structures(structures),
                     Langevin(TEMPERATURE, FRICTION),
                     num_steps=steps,
-                    timestep=TIMESTEP,
-                    state=state,
+                    timestep=timestep,
                     log_every=LOG_EVERY,
                     write_every=WRITE_EVERY,
                     on_log=writer.later(log),
                     on_frame=writer.later(frames),
+                    on_block=done,
                 )
-                writer.wait()
 
         return run
 
@@ -196,7 +219,7 @@ class Adapter:
 
     @contextmanager
     def _ops(self) -> Iterator[None]:
-        with dispatch.prefer(self._backend) if self._backend in ("triton", "reference") else nullcontext():
+        with nullcontext() if self._backend.ops == "auto" else dispatch.prefer(self._backend.ops):
             yield
 
 
@@ -208,8 +231,8 @@ def _policy(backend: str, precision: str, device: str) -> Precision:
     """
     if backend not in BACKENDS:
         raise NotImplementedError(f"mosso has no backend {backend!r}: {', '.join(BACKENDS)}")
-    if backend == "triton" and device != "cuda":
-        raise NotImplementedError("Triton ops run on CUDA devices")
+    if backend in ("triton", "cuda") and device != "cuda":
+        raise NotImplementedError("ops in Triton and CUDA C++ run on CUDA devices")
     if precision not in POLICIES:
         raise NotImplementedError(f"mosso has no precision {precision!r}: {', '.join(POLICIES)}")
     if device != "cuda" and POLICIES[precision].matmul != "ieee":

@@ -42,12 +42,14 @@ class Row(BaseModel):
         ms, ms_p5, ms_p95: milliseconds of one call (of one step for dynamics): median and spread over all calls.
         ms_low, ms_high: bootstrap interval of the median, 95 %.
         calls, rounds, warm_up: how many were timed, in how many turns, after how many that were not.
+        timestep_fs: of dynamics.
         atoms_per_s, ns_per_day: throughput; nanoseconds a day at 1 fs a step.
         peak_memory_GB, memory_of: largest memory of one call (1e9 bytes), of the ``device`` (tensors) or the whole ``process``.
         start_s, load_s, first_call_s: seconds until the interpreter has imported the package, the model is loaded, the first
             result is there (compilation included).
-        error_energy: largest over structures, eV/atom. error_forces: root mean square over atoms, eV/A. error_forces_relative: the
-            same over that of the forces. error_stress: largest component, eV/A^3. All of this very configuration against ``truth``.
+        error_energy: largest over structures, eV/atom. error_energy_relative: the same over the energy itself. error_forces: root
+            mean square over atoms, eV/A. error_forces_relative: the same over that of the forces. error_stress: largest
+            component, eV/A^3. All of this very configuration against ``truth``.
         truth, tolerance: which numbers these are errors of; name of the tolerance they have to pass. A truth that ends in ``itself``
             is this very configuration, and the errors are None.
         gflops, gbytes, limit_share: counted work of one call, and the least time it can take over the time it took.
@@ -83,6 +85,7 @@ class Row(BaseModel):
     calls: int | None = None
     rounds: int | None = None
     warm_up: int | None = None
+    timestep_fs: float | None = None
     atoms_per_s: float | None = None
     ns_per_day: float | None = None
     peak_memory_GB: float | None = None
@@ -91,6 +94,7 @@ class Row(BaseModel):
     load_s: float | None = None
     first_call_s: float | None = None
     error_energy: float | None = None
+    error_energy_relative: float | None = None
     error_forces: float | None = None
     error_forces_relative: float | None = None
     error_stress: float | None = None

@@ -11,7 +11,7 @@ import numpy as np
 
 from mosso.bench.cases import Repeats, displaced
 from mosso.bench.checks import Truth, read_answer
-from mosso.bench.comparison import failure, renamed, verdict
+from mosso.bench.comparison import failure, judged, renamed
 from mosso.bench.competitor import Contestant
 from mosso.bench.matrix import Case
 from mosso.bench.systems import water_box
@@ -32,7 +32,7 @@ def startup(case: Case, contestant: Contestant, inputs: Inputs, truth: Truth | s
         try:
             reply = fresh.ask("prepare", inputs=str(inputs.path), stress=False)
             seconds = fresh.ask("answer", out=str(out), with_list=fresh.list_inside)["seconds"]
-            fields = verdict(fresh, truth, case, out)
+            fields = judged(fresh, truth, case, out)
         except WorkerError as error:
             return failure(error)
         finally:
@@ -73,13 +73,13 @@ def search(shapes: Sequence[Repeats], fits: Callable[[Repeats], bool]) -> Repeat
 def largest(
     case: Case,
     contestant: Contestant,
-    truth_of: Callable[[Inputs, str], Truth | str],
+    truth_of: Callable[[Inputs, Case], Truth | str],
     folder: Path,
     shapes: Sequence[Repeats] | None = None,
 ) -> dict[str, Any]:
     """Fields of the largest box of water whose energy and forces fit; the answer for the smallest box is checked.
 
-    ``truth_of`` tells the truth for atoms and a package, and leaves nothing behind in memory. A box does not fit where memory runs
+    ``truth_of`` tells the truth for atoms and a case, and leaves nothing behind in memory. A box does not fit where memory runs
     out, the process ends or the time limit passes; the reason says which.
     """
     shapes = boxes() if shapes is None else shapes
@@ -108,7 +108,7 @@ def largest(
         first = inputs_of(shapes[0])
         contestant.ask("prepare", inputs=str(first.path), stress=False)
         contestant.ask("answer", out=str(out), with_list=contestant.list_inside)
-        fields = verdict(contestant, truth_of(first, contestant.package), case, out)
+        fields = judged(contestant, truth_of(first, case), case, out)
         if "status" in fields:
             return fields
         search(shapes, fits)

@@ -3,20 +3,21 @@
 import os
 import sys
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from mosso.bench import hardware, measure, singles
-from mosso.bench.checks import Truth
-from mosso.bench.comparison import Comparison, failure
+from mosso.bench.checks import FAITHFUL, Truth, tolerance_of
+from mosso.bench.comparison import ENGINE, OF_RANDOM_WEIGHTS, USUAL, Comparison, March, failure
 from mosso.bench.competitor import Contestant, Workplace
 from mosso.bench.environments import Interpreter
-from mosso.bench.matrix import GROWING, Case, Matrix, Model, Protocol
+from mosso.bench.matrix import Case, Matrix, Model, Protocol
 from mosso.bench.rows import Row
 from mosso.bench.systems import water_box
-from mosso.bench.truths import Inputs, Truths
+from mosso.bench.truths import REFERENCE, Inputs, Truths
 from mosso.bench.workers import WorkerError
 from mosso.models.base import name_elements
 
@@ -85,8 +86,7 @@ class Suite:
                 "start_s": contestant.start_s,
                 **{name: contestant.loaded.get(name) for name in ("weights", "weights_sha256", "parameters", "tf32")},
             }
-            if case.model not in self.weights and known["weights"] == "file":
-                known["weights"] = "random"  # written by another package for this run
+            known["weights"] = self.weights_of(case.model, contestant)
         described = {} if contestant is None else contestant.described
         versions = {name: str(version) for name, version in described.get("versions", {}).items()}
         if described.get("cuda"):
@@ -104,6 +104,11 @@ class Suite:
                 **fields,
             }
         )
+
+    def weights_of(self, model: str, contestant: Contestant) -> str | None:
+        """``official``, ``random`` or ``file``, which is only a file of the user's: others were written for this run."""
+        kind = contestant.loaded.get("weights")
+        return "random" if kind == "file" and model not in self.weights else kind
 
     def _key(self, case: Case) -> tuple[str, ...]:
         return self.row(case, None, {"status": "ok"}, "").key
@@ -150,13 +155,22 @@ class Contest:
                 self.close_all_but(contestant)
                 yield case, contestant, singles.largest(case, contestant, self._truth_and_nothing_else, self.place.folder)
             return
-        truths = [self._truths_for(case.package).of(inputs, stress=first.task.startswith("stress")) for case in cases]
+        truths = [self._truth(case.package, case.precision, inputs, stress=first.task.startswith("stress")) for case in cases]
         if first.task == "startup":
             for case, contestant, truth in zip(cases, contestants, truths, strict=True):
                 yield case, contestant, singles.startup(case, contestant, inputs, truth, self.place.folder)
             return
-        for entry in Comparison(cases, contestants, inputs, truths, self.suite.protocol, self.place.folder).run():
+        march = self._march(contestants) if first.task in ENGINE else USUAL
+        for entry in Comparison(cases, contestants, inputs, truths, self.suite.protocol, self.place.folder, march).run():
             yield entry.case, entry.contestant, {"atoms": inputs.num_atoms, **entry.fields}
+
+    def _march(self, contestants: Sequence[Contestant]) -> March:
+        """Of dynamics, the same for all that are compared."""
+        for contestant in contestants:
+            with suppress(WorkerError):  # told where it is asked for more
+                contestant.load()
+        random = any(self.suite.weights_of(self.model.name, contestant) == "random" for contestant in contestants)
+        return OF_RANDOM_WEIGHTS if random else USUAL
 
     def close_all_but(self, contestant: Contestant) -> None:
         """What fits must not depend on what others hold."""
@@ -176,15 +190,22 @@ class Contest:
         if owner not in self._truths:
             asked = self._packages | {"mosso"} if shared else {package}
             there = [c for c in self.model.competitors if c.package in asked]
-            exact = [("mosso", "reference")] if any(c.package == "mosso" for c in there) else []
+            exact = [REFERENCE] if any(c.package == "mosso" for c in there) else []
             others = [(c.package, backend) for c in there for backend in c.backends]
             self._truths[owner] = Truths(self._make, [*exact, *others], self.place.folder)
         return self._truths[owner]
 
-    def _truth_and_nothing_else(self, inputs: Inputs, package: str) -> Truth | str:
-        """The truth, once the process that knew it is gone."""
+    def _truth(self, package: str, precision: str, inputs: Inputs, stress: bool) -> Truth | str:
+        """What a package has to answer; for a package that is held to its reference ops, beside what those make."""
+        truths = self._truths_for(package)
+        if tolerance_of(package, precision) is FAITHFUL:
+            return truths.beside_reference(inputs, precision, stress)
+        return truths.of(inputs, stress)
+
+    def _truth_and_nothing_else(self, inputs: Inputs, case: Case) -> Truth | str:
+        """The truth, once the processes that knew it are gone."""
         try:
-            return self._truths_for(package).of(inputs, stress=False)
+            return self._truth(case.package, case.precision, inputs, stress=False)
         finally:
             self._close_judges()
 
@@ -205,9 +226,11 @@ class Contest:
         key = (case.system, case.batch)
         if key not in self._inputs:
             name = f"{case.system}-{case.batch}"
-            system = self.suite.matrix.systems.get(case.system)
-            structures = [water_box((2, 2, 2))] if system is None and case.system == GROWING else system.structures(case.batch)
-            self._inputs[key] = Inputs.write(name, structures, self.place.folder)
+            folder = self.place.folder
+            if case.task == "largest":  # what elements there are in water
+                self._inputs[key] = Inputs.write(name, [water_box((2, 2, 2))], folder)
+            else:
+                self._inputs[key] = Inputs.of(name, self.suite.matrix.systems[case.system], case.batch, folder)
         return self._inputs[key]
 
     def _contestant(self, case: Case) -> Contestant:

@@ -26,15 +26,23 @@ class NamedSystem:
         make: the structure before its atoms are displaced; takes the number of the copy in the batch.
         note: what it is.
         periodic: whether it has a volume, and so a stress.
+        repeats: copies of the displaced cell along each axis, in one structure. The truth of a system too large for float64
+            reference ops is that of its cell.
     """
 
     make: Make
     note: str
     periodic: bool = True
+    repeats: cases.Repeats = (1, 1, 1)
+
+    def cells(self, batch: int) -> list[Structure]:
+        """The displaced structures before they are repeated."""
+        return [cases.displaced(self.make(copy), seed=copy) for copy in range(batch)]
 
     def structures(self, batch: int) -> list[Structure]:
         """``batch`` structures, each displaced from a seed of its own."""
-        return [cases.displaced(self.make(copy), seed=copy) for copy in range(batch)]
+        cells = self.cells(batch)
+        return cells if self.repeats == (1, 1, 1) else [cases.repeated(cell, self.repeats) for cell in cells]
 
 
 # Bond lengths in Angstrom and the angle of a zigzag chain in radians.
@@ -131,6 +139,8 @@ def _constant(make: Callable[[], Structure]) -> Make:
 
 
 WATER = {f"W{3 * side**3}": side for side in (2, 3, 4, 5, 6, 7, 8, 10, 12)}
+# Copies of a smaller box in one cell: sides of the box, copies along each axis.
+COPIES = {"W24000": (10, 2), "W98304": (8, 4)}
 DIAMOND = {f"C{8 * side**3}": side for side in (1, 2, 3, 4, 5)}
 MOLECULES = {f"chain{count}": count for count in (25, 50, 100)}
 # Needs a file of the user's: dihydrofolate reductase in water, 23,558 atoms.
@@ -141,6 +151,12 @@ SYSTEMS: dict[str, NamedSystem] = {
     **{name: NamedSystem(_constant(partial(cases.diamond, side)), "diamond") for name, side in DIAMOND.items()},
     "mixed": NamedSystem(crystal, "ionic crystals of 4 to 60 atoms and many elements, another one in every place of a batch"),
     **{name: NamedSystem(_constant(partial(cases.water, side)), "water, 1 g/cm3") for name, side in WATER.items()},
+    **{
+        name: NamedSystem(
+            _constant(partial(cases.water, side)), f"{count}^3 boxes of W{3 * side**3} in one cell", repeats=(count, count, count)
+        )
+        for name, (side, count) in COPIES.items()
+    },
     **{name: NamedSystem(_constant(partial(chain, n)), "alkane or alcohol in vacuum", periodic=False) for name, n in MOLECULES.items()},
 }
 

@@ -1,15 +1,19 @@
 """True answers: float64 by the first competitor that can, made once for every model and system of a run."""
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from mosso.bench.checks import Truth, read_answer
+from mosso.bench.cases import Repeats
+from mosso.bench.checks import Answer, Errors, Truth, read_answer
 from mosso.bench.competitor import Contestant
+from mosso.bench.systems import NamedSystem
 from mosso.bench.workers import WorkerError
 from mosso.data.structure import Structure
+
+REFERENCE = ("mosso", "reference")  # package and backend: every op in plain torch, which is what mosso's kernels are held to
 
 
 @dataclass(frozen=True)
@@ -20,11 +24,23 @@ class Inputs:
         name: of file and truth.
         structures: in their order.
         path: npz with the fields of ``serve.Structures``.
+        cells: what the structures are copies of, ``repeats`` times along each axis; None where they are no copies. Their truth
+            is that of the cells, whatever the memory of the whole.
     """
 
     name: str
     structures: Sequence[Structure]
     path: Path
+    cells: "Inputs | None" = None
+    repeats: Repeats = (1, 1, 1)
+
+    @staticmethod
+    def of(name: str, system: NamedSystem, batch: int, folder: Path) -> "Inputs":
+        """Those of a system."""
+        inputs = Inputs.write(name, system.structures(batch), folder)
+        if system.repeats == (1, 1, 1):
+            return inputs
+        return replace(inputs, cells=Inputs.write(f"{name}-cell", system.cells(batch), folder), repeats=system.repeats)
 
     @staticmethod
     def write(name: str, structures: Sequence[Structure], folder: Path) -> "Inputs":
@@ -67,13 +83,37 @@ class Truths:
         self._make, self._candidates, self._folder = judge, list(candidates), folder
         self._judges: dict[tuple[str, str, str], Contestant] = {}
         self._known: dict[tuple[str, bool], Truth | str] = {}
+        self._made: dict[tuple[str, str, bool], Errors | None] = {}
 
     def of(self, inputs: Inputs, stress: bool) -> Truth | str:
         """The truth for a batch, with stress where asked; a sentence where nobody could tell."""
+        if inputs.cells is not None:
+            truth = self.of(inputs.cells, stress)
+            return truth if isinstance(truth, str) else truth.repeated(inputs.repeats)
         known = self._known.get((inputs.name, stress))
         if known is None:
             known = self._known[inputs.name, stress] = self._ask_all(inputs, stress)
         return known
+
+    def beside_reference(self, inputs: Inputs, precision: str, stress: bool) -> Truth | str:
+        """The truth, with what mosso's reference ops make of these atoms in ``precision``; without it where they cannot be asked."""
+        truth = self.of(inputs, stress)
+        return truth if isinstance(truth, str) else replace(truth, reference=self._errors_of_reference(inputs, precision, stress))
+
+    def _errors_of_reference(self, inputs: Inputs, precision: str, stress: bool) -> Errors | None:
+        asked = inputs.cells or inputs
+        key = (asked.name, precision, stress)
+        if key not in self._made:
+            self._made[key] = None
+            truth, judge = self.of(asked, stress), self._judge(*REFERENCE, precision)
+            try:
+                if not isinstance(truth, str):
+                    self._made[key] = truth.errors(self._answer(judge, asked, stress))
+            except (WorkerError, ValueError):
+                pass  # the tolerance then has its own numbers only
+            finally:
+                judge.release()
+        return self._made[key]
 
     def close(self) -> None:
         """End the judges; what they said is kept."""
@@ -113,11 +153,14 @@ class Truths:
             self._judges[key] = self._make(*key)
         return self._judges[key]
 
-    def _ask(self, judge: Contestant, precision: str, inputs: Inputs, stress: bool) -> Truth:
+    def _answer(self, judge: Contestant, inputs: Inputs, stress: bool) -> Answer:
         out = self._folder / "truth.npz"
         judge.ask("prepare", inputs=str(inputs.path), stress=stress)
         judge.ask("answer", out=str(out), with_list=judge.list_inside)
-        answer = read_answer(out)
+        return read_answer(out)
+
+    def _ask(self, judge: Contestant, precision: str, inputs: Inputs, stress: bool) -> Truth:
+        answer = self._answer(judge, inputs, stress)
         if not np.isfinite(answer.forces).all() or not np.isfinite(answer.energy).all():
             raise ValueError("its answer is not finite")
         counts = np.array([len(s) for s in inputs.structures])

@@ -23,6 +23,9 @@ def profile(
     precision: options.PrecisionName = "fp32",
     head: options.Head = None,
     stress: Annotated[bool, typer.Option("--stress", help="Compute stress as well.")] = False,
+    limits: Annotated[
+        bool, typer.Option("--limits", help="Print what each op must take at least on an H200, counted from shapes, and stop.")
+    ] = False,
     calls: Annotated[int, typer.Option("--calls", min=1, help="How many calls are profiled.")] = 5,
     trace: Annotated[Path | None, typer.Option("--trace", help="Leave the trace here for ui.perfetto.dev (.json, .json.gz).")] = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Write the result here (.json); `mosso report` reads it.")] = None,
@@ -48,6 +51,11 @@ def profile(
     find_device(device), Precision.named(precision)  # a wrong flag is told before a long download
     if has_file(model):
         fetch(model, progress=progress)
+    if limits:
+        from mosso.bench.limits import limits_of
+
+        print(limits_of(potential_of(model, device, precision, head), structures))
+        return
     with Bar("Profiling", total=4, wanted=progress) as bar:
         subject = Subject.of(potential_of(model, device, precision, head), structures, stress)
         bar.move_to(1)

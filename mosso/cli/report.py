@@ -8,7 +8,7 @@ import typer
 from mosso.cli import options
 from mosso.cli.output import check_out, note, plural, print_json
 
-ENDINGS = {"html": (".html", ".htm"), "markdown": (".md",)}
+ENDINGS = {"html": (".html", ".htm"), "markdown": (".md",), "readme": (".md",)}
 
 
 def report(
@@ -17,7 +17,8 @@ def report(
     ],
     out: Annotated[Path | None, typer.Option("--out", "-o", help="The page (.html) or table (.md); an existing one is replaced.")] = None,
     format: Annotated[
-        Literal["html", "markdown"] | None, typer.Option("--format", help="What to make.", show_default="as --out ends")
+        Literal["html", "markdown", "readme"] | None,
+        typer.Option("--format", help="What to make; readme is one short table in Markdown.", show_default="as --out ends"),
     ] = None,
     as_json: options.Json = False,
 ) -> None:
@@ -29,15 +30,15 @@ def report(
     if out is not None:
         check_out(out, ENDINGS[kind])
     elif kind == "html" or as_json:
-        raise ValueError("Say where to write it: --out report.html, or --out table.md; --format markdown alone prints the table.")
+        raise ValueError("Say where to write it: --out report.html, or --out table.md; --format markdown or readme alone prints the table.")
 
     from mosso.bench.page.build import html
-    from mosso.bench.page.markdown import tables
+    from mosso.bench.page.markdown import short, tables
     from mosso.bench.page.results import read_results
     from mosso.data.atomic import atomic_path
 
     found = read_results(results)
-    text = html(found) if kind == "html" else tables(found)
+    text = {"html": html, "markdown": tables, "readme": short}[kind](found)
     if out is None:
         print(text, end="")
         return

@@ -148,6 +148,7 @@ def simulate(
     write_every: int = 100,
     on_log: Callable[[LogRow], None] | None = None,
     on_frame: Callable[[State], None] | None = None,
+    on_block: Callable[[int], None] | None = None,
     state: State | None = None,
     skin: float = 1.0,
 ) -> State:
@@ -167,6 +168,7 @@ def simulate(
             so that a run in two parts records the same steps as a run in one.
         on_log, on_frame: called with a LogRow or the State on the host, in order, some steps after the step they belong to.
             Step 0 is recorded, also that of a given state; a later step one goes on from is not recorded again.
+        on_block: called with a step whenever all steps up to it are known to be right, their rows and frames handed over.
         state: where to go on from; with the same timestep and ensemble the run continues bit for bit.
         skin: Angstrom, how far beyond the cutoff the neighbour list reaches.
 
@@ -216,6 +218,8 @@ def simulate(
         for block in blocks.run():
             for record in _check(block.status, block.records):
                 hand_over(record.step, record.row, None if record.course is None else record.course.state)
+            if on_block is not None:
+                on_block(block.last)
     except SearchError as error:  # atoms that have run into each other or to infinity are the simulation's fault, not the input's
         raise ValueError(f"The simulation became unstable at step {blocks.step + 1}: {_REMEDY} ({error})") from error
     return blocks.course.state

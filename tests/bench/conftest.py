@@ -17,8 +17,6 @@ TINY = replace(cases.MP0_MEDIUM, hidden_irreps="4x0e+4x1o", species=(1, 6, 8), m
 def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     """The benchmark measures one tiny model on small systems."""
     monkeypatch.setitem(cases.MODELS, "mace-mp0-medium", TINY)
-    monkeypatch.setitem(cases.SYSTEMS, "8xW24", cases.System(lambda: cases.water(2), repeats=(2, 2, 2)))
-    monkeypatch.setitem(cases.TABLE, "mace-mp0-medium", ("C8", "8xW24"))
 
 
 @pytest.fixture

@@ -3,18 +3,24 @@
 import json
 import sys
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from mosso.bench.cases import water
 from mosso.bench.competitor import Contestant, Workplace
 from mosso.bench.environments import Interpreter
 from mosso.bench.matrix import Block, Competitor, Matrix, Model, Protocol
 from mosso.bench.rows import Row
 from mosso.bench.suite import Suite
+from mosso.bench.systems import SYSTEMS, NamedSystem
 
 ADAPTER = Path(__file__).with_name("harmonic_adapter.py")
 QUICK = Protocol(warm_up=2, rounds=3, calls=6, seconds=0.05, md_steps=40)
+# A box twice. The adapter pulls atoms to the origin, wherever their cell is, so both lie there.
+BOXES = NamedSystem(lambda copy: replace(water(2), cell=np.zeros((3, 3)), pbc=np.zeros(3)), "copies", repeats=(1, 1, 2))
 TORCH = """
 __version__ = "stub"
 class version: cuda = None
@@ -64,7 +70,7 @@ class Scene:
         competing = tuple(competitors) or (Competitor("harmonic", backends),)
         precisions = options.pop("precisions_of_model", ("fp64", "fp32"))
         model = Model("spring", "Harmonic", competing, precisions, options.pop("elements", None), options.pop("weights_from", None))
-        matrix = Matrix({"spring": model})
+        matrix = Matrix({"spring": model}, SYSTEMS | {"boxes": BOXES})
         cases = matrix.expand([Block(**{"models": ("spring",), "systems": ("C8",), **block})])
         return Suite(matrix, cases, protocol, self.place, **options)
 

@@ -303,4 +303,4 @@ def test_atoms_are_forgotten_and_others_taken(exact: Worker) -> None:
 @pytest.mark.parametrize("engine", ["ase", "own"])
 def test_dynamics_run(exact: Worker, engine: str) -> None:
     exact.prepare(mixed()[:1])
-    assert exact.ask("dynamics", steps=3, engine=engine, warm_up=1)["ms"][0] > 0.0
+    assert exact.ask("dynamics", steps=20, seconds=60.0, engine=engine, timestep=0.1, warm_up=1)["ms"][0] > 0.0

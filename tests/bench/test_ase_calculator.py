@@ -42,7 +42,7 @@ def test_its_answers_are_those_of_the_calculator(worker: Worker, tmp_path: Path)
         np.testing.assert_allclose(answer["forces"], atoms.get_forces(), atol=1e-12)
         np.testing.assert_allclose(answer["stress"], [atoms.get_stress(voigt=False)], atol=1e-12)
     assert all(ms > 0.0 for ms in ask(worker, "measure", calls=3, what="both")["ms"])
-    assert ask(worker, "dynamics", steps=3, engine="ase")["ms"][0] > 0.0
+    assert ask(worker, "dynamics", steps=3, seconds=5.0, engine="ase", timestep=0.5)["ms"][0] > 0.0
 
 
 @pytest.mark.parametrize(

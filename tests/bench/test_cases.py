@@ -1,9 +1,9 @@
-"""The systems of the benchmark."""
+"""Builders of atoms."""
 
-import numpy as np
 import pytest
 
-from mosso.bench.cases import SYSTEMS, TABLE, copper, diamond, repeated, water
+from mosso.bench.cases import MODELS, TARGETS, copper, diamond, repeated, water
+from mosso.bench.systems import SYSTEMS
 from mosso.data.structure import Batch, Structure
 from mosso.graph.neighbors import neighbor_list
 
@@ -20,13 +20,10 @@ def test_water_has_its_density_and_shape() -> None:
     assert neighbor_list(Batch.of([box]), 1.2).num_edges == 2 * 16
 
 
-def test_copies_differ_and_names_count_atoms() -> None:
-    copies = SYSTEMS["Cu64x16"].cells()
-    assert len(copies) == 16
-    assert not np.array_equal(copies[0].positions, copies[1].positions)
-    for name in ("W24000", "W98304"):
-        assert sum(map(len, SYSTEMS[name].structures())) == int(name[1:])
-    assert all(set(systems) <= set(SYSTEMS) for systems in TABLE.values())
+def test_times_are_aimed_at_below_what_must_be() -> None:
+    assert {model for model, *_ in TARGETS} == set(MODELS)
+    assert {system for _, system, *_ in TARGETS} <= set(SYSTEMS)
+    assert all(target.aim < target.must for target in TARGETS.values())
 
 
 def test_repeating_keeps_the_density() -> None:

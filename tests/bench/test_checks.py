@@ -6,9 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mosso.bench.checks import AMPLITUDE, TOLERANCES, Truth, read_answer
+from mosso.bench.checks import AMPLITUDE, FAITHFUL, TOLERANCES, Answer, Errors, Truth, read_answer, tolerance_of
 from mosso.bench.matrix import PRECISIONS
-from mosso.bench.problems import Answer
 
 FORCES = np.random.default_rng(0).normal(size=(6, 3))
 STRESS = np.stack([np.diag([0.1, 0.2, -0.3]), np.diag([0.0, 0.1, 0.1])])
@@ -52,6 +51,46 @@ def test_just_within_passes_and_just_beyond_does_not(part: str, unit: str, preci
         said = refusal(found, precision)
         assert (said is None) == passes, said
         assert passes or (said.startswith(f"{part} off by") and unit in said)
+
+
+def faithful(found: Answer, reference: Errors | None = None, truth: Truth = TRUTH) -> str | None:
+    return replace(truth, reference=reference).refusal(truth.errors(found), FAITHFUL)
+
+
+def test_fp32_of_mosso_is_held_to_more() -> None:
+    assert tolerance_of("mosso", "fp32") is FAITHFUL
+    assert tolerance_of("mosso", "tf32") is TOLERANCES["tf32"] and tolerance_of("mace-torch", "fp32") is TOLERANCES["fp32"]
+    assert FAITHFUL.forces <= TOLERANCES["fp32"].forces / 100
+
+
+@pytest.mark.parametrize(("part", "unit"), [("forces", "of their size"), ("energy", "eV/atom"), ("stress", "eV/A^3")])
+@pytest.mark.parametrize("made", [0.0, 0.4, 3.0])
+def test_as_exact_as_float32_or_twice_what_the_reference_makes(part: str, unit: str, made: float) -> None:
+    """``made``: errors of the reference ops in units of what passes without them."""
+    reference = Errors(made * 1e-7, 0.0, made * 1e-6, made * 1e-6 * 0.3)
+    within = max(1.0, 2 * made)
+    size = {"forces": 1e-6 * RMS / np.sqrt(3), "energy": 1e-7 * np.array([2, 0]), "stress": 1e-6 * 0.3}[part]
+    for share, passes in ((0.98, True), (1.02, False)):
+        said = faithful(replace(ANSWER, **{part: getattr(ANSWER, part) + share * within * size}), reference)
+        assert (said is None) == passes, said
+        assert passes or (said.startswith(f"{part} off by") and unit in said)
+    assert (faithful(replace(ANSWER, **{part: getattr(ANSWER, part) + 0.98 * within * size}), None) is None) == (within == 1.0)
+
+
+def test_an_energy_is_judged_by_the_atom_and_not_by_the_digits_of_its_total() -> None:
+    near_zero = replace(TRUTH, answer=replace(ANSWER, energy=np.array([1e-9, -1e-9])))
+    off = Answer(near_zero.answer.energy + 1e-7, FORCES, STRESS)
+    assert faithful(off, truth=near_zero) is None
+    assert near_zero.errors(off).error_energy_relative == pytest.approx(100)
+
+
+def test_the_truth_of_copies_is_that_of_the_cells() -> None:
+    large = TRUTH.repeated((1, 2, 3))
+    assert np.array_equal(large.answer.energy, 6 * ANSWER.energy)
+    assert np.array_equal(large.answer.forces[:12], np.tile(FORCES[:2], (6, 1))), "copy after copy, structure after structure"
+    assert np.array_equal(large.answer.forces[12:], np.tile(FORCES[2:], (6, 1)))
+    assert large.answer.stress is STRESS
+    assert (large.energy, large.density) == (TRUTH.energy, TRUTH.density)
 
 
 def test_several_faults_are_told_together() -> None:

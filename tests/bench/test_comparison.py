@@ -6,7 +6,7 @@ import pytest
 from bench.contest import QUICK, Scene
 
 from mosso.bench import comparison, hardware
-from mosso.bench.comparison import Comparison, Entry, failure, throughput
+from mosso.bench.comparison import USUAL, Comparison, Entry, March, failure, throughput
 from mosso.bench.matrix import Case, Protocol
 from mosso.bench.rows import Task
 from mosso.bench.systems import SYSTEMS
@@ -15,16 +15,14 @@ from mosso.bench.workers import WorkerError
 
 
 class Scripted:
-    """A contestant that replies from its description: fixed times, a cost at the start of dynamics, a need of memory.
+    """A contestant that replies from its description: fixed times, a need of memory.
 
     ``room``: memory that all of them share, in GB; None for as much as they like.
     """
 
-    def __init__(
-        self, scene: Scene, backend: str, ms: float = 1.0, start_ms: float = 0.0, needs: float = 0.0, room: list[float] | None = None
-    ) -> None:
+    def __init__(self, scene: Scene, backend: str, ms: float = 1.0, needs: float = 0.0, room: list[float] | None = None) -> None:
         self.place, self.package, self.backend = scene.place, "scripted", backend
-        self.ms, self.start_ms, self.needs, self.room = ms, start_ms, needs, room
+        self.ms, self.needs, self.room = ms, needs, room
         self.work: dict[str, float | None] | None = None
         self.held, self.list_inside, self.holder, self.asked = 0.0, False, f"scripted, {backend}", list[tuple[str, dict[str, Any]]]()
 
@@ -49,8 +47,8 @@ class Scripted:
     def measure(self, calls: int, warm_up: int, what: str) -> dict[str, Any]:
         return {"ms": [self.ms] * calls}
 
-    def dynamics(self, steps: int, engine: str, warm_up: int) -> dict[str, Any]:
-        return {"ms": [(self.start_ms + steps * self.ms) / steps]}
+    def dynamics(self, steps: int, seconds: float, warm_up: int, engine: str, timestep: float) -> dict[str, Any]:
+        return {"ms": [self.ms], "steps": min(steps, int(1e3 * seconds / self.ms)), "warm_up": warm_up + 3}
 
     def release(self) -> None:
         if self.room is not None:
@@ -64,16 +62,18 @@ class Scripted:
 @pytest.fixture
 def compare(scene: Scene, monkeypatch: pytest.MonkeyPatch):
     """Entries of scripted contestants whose answers are right."""
-    monkeypatch.setattr(comparison, "verdict", lambda *arguments: {"error_forces": 0.0})
+    monkeypatch.setattr(comparison, "judged", lambda *arguments: {"error_forces": 0.0})
 
-    def run(*contestants: Scripted, task: Task = "forces", protocol: Protocol = QUICK, memory: float | None = None) -> dict[str, Entry]:
+    def run(
+        *contestants: Scripted, task: Task = "forces", protocol: Protocol = QUICK, memory: float | None = None, march: March = USUAL
+    ) -> dict[str, Entry]:
         monkeypatch.setattr(hardware, "memory_GB", lambda device: memory)
         inputs = Inputs.write("C8-1", SYSTEMS["C8"].structures(1), scene.work)
         cases = [
             Case(model="spring", precision="fp32", system="C8", batch=1, task=task, package="scripted", backend=c.backend)
             for c in contestants
         ]
-        found = Comparison(cases, contestants, inputs, ["nobody knows"] * len(cases), protocol, scene.work).run()
+        found = Comparison(cases, contestants, inputs, ["nobody knows"] * len(cases), protocol, scene.work, march).run()
         return {entry.case.backend: entry for entry in found}
 
     return run
@@ -89,22 +89,20 @@ def test_calls_fill_the_time_but_are_not_more_than_a_hundred(scene: Scene, compa
     assert found["fast"].fields["ms"] == 0.5
 
 
-def test_dynamics_are_long_enough_for_what_they_cost_at_the_start(scene: Scene, compare) -> None:
-    """A second of recordings before steps of a millisecond: five steps would say that a step takes 200 ms."""
-    engine = Scripted(scene, "recorded", ms=1.0, start_ms=1000.0)
-    found = compare(engine, task="md", protocol=Protocol(seconds=10.0, md_steps=100_000))["recorded"]
-    assert found.fields["ms"] < 1.4
-    assert len(engine.named("dynamics")) < 12
-    assert found.fields["rounds"] == 3
-    assert found.fields["calls"] == 3 * engine.named("dynamics")[-1]["steps"]
-    assert found.fields["ns_per_day"] == pytest.approx(86.4 / found.fields["ms"])
-
-
-def test_short_dynamics_of_slow_packages(scene: Scene, compare) -> None:
-    engine = Scripted(scene, "slow", ms=500.0)
-    compare(engine, task="md-ase", protocol=Protocol(seconds=1.0, md_steps=1000))
-    assert [request["steps"] for request in engine.named("dynamics")] == [5, 5, 5, 5]
-    assert {request["engine"] for request in engine.named("dynamics")} == {"ase"}
+def test_dynamics_are_a_run_in_every_turn(scene: Scene, compare) -> None:
+    """Of as many steps as fit into the time, or of the protocol; all of them are counted, those before the clock started are not."""
+    fast, slow = Scripted(scene, "fast", ms=1.0), Scripted(scene, "slow", ms=500.0)
+    found = {name: entry.fields for name, entry in compare(fast, slow, task="md", protocol=Protocol(seconds=2.0, md_steps=900)).items()}
+    assert [found[name]["calls"] for name in ("fast", "slow")] == [3 * 900, 3 * 4]
+    assert [found[name]["rounds"] for name in ("fast", "slow")] == [3, 3]
+    assert [found[name]["warm_up"] for name in ("fast", "slow")] == [103, 103]
+    assert found["fast"]["ns_per_day"] == pytest.approx(86.4)
+    assert found["fast"]["timestep_fs"] == 0.5
+    assert {request["engine"] for request in fast.named("dynamics")} == {"own"}
+    compare(fast, task="md", protocol=Protocol(seconds=60.0), march=March(0.02, 250))
+    assert (fast.named("dynamics")[-1]["steps"], fast.named("dynamics")[-1]["timestep"]) == (250, 0.02)
+    compare(slow, task="md-ase")
+    assert slow.named("dynamics")[-1]["engine"] == "ase"
 
 
 def test_those_who_fill_the_memory_are_timed_alone(scene: Scene, compare) -> None:

@@ -6,6 +6,7 @@ import pytest
 from pydantic import ValidationError
 
 from mosso.bench import competitor
+from mosso.bench.cases import TARGETS
 from mosso.bench.matrix import MATERIALS, MODELS, Block, Matrix
 from mosso.bench.presets import PRESETS, SMALL, matrix_with, named, narrowed
 from mosso.bench.systems import DHFR
@@ -52,7 +53,7 @@ def test_the_largest_box_has_one_system() -> None:
         ({"models": ("mace",)}, ("no model 'mace'", "mace-mp0-medium", "orb-v3-direct-20")),
         ({"systems": ("Cu65",)}, ("no system 'Cu65'", "Cu64", "W648")),
         ({"packages": ("mace",)}, ("no package 'mace'", "mace-torch", "sevenn")),
-        ({"backends": ("cuda",)}, ("no backend 'cuda'", "auto", "e3nn", "reference")),
+        ({"backends": ("hip",)}, ("no backend 'hip'", "auto", "e3nn", "reference")),
     ],
 )
 def test_unknown_names_list_what_exists(block: dict[str, tuple[str, ...]], words: tuple[str, ...]) -> None:
@@ -105,6 +106,38 @@ def test_axes_replace_those_of_a_preset() -> None:
     assert {case.model for case in MATRIX.expand(blocks)} == {"mosso-xtb-s"}
     assert {case.task for case in MATRIX.expand(blocks)} == {"list"}
     assert {case.system for case in MATRIX.expand(blocks)} == {"C8", "W24", "chain25", "Cu64"}
+
+
+def table(**axes: tuple[str | int, ...]) -> set[tuple[str, str, int, str, str]]:
+    cases = MATRIX.expand(narrowed(PRESETS["mace-table"], MATRIX, **axes))
+    return {(case.model, case.system, case.batch, case.task, case.backend) for case in cases}
+
+
+def test_the_table_of_mace_has_its_rows() -> None:
+    found = table()
+    assert {case[:4] for case in found} >= set(TARGETS), "every time aimed at is measured"
+    medium = "mace-mp0-medium"
+    backends = {size: {case[4] for case in found if case[:2] == (medium, size)} for size in ("Cu64", "W3000", "W24000", "W98304")}
+    assert backends["Cu64"] == backends["W3000"] == {"auto", "stock", "e3nn", "cueq"}
+    assert backends["W24000"] == backends["W98304"] == {"auto", "stock", "cueq"}
+    assert {case[3] for case in found if case[1] == "W648"} == {"md", "md-ase"}
+    assert {case[4] for case in found if case[3] == "largest"} == {"eager", "cueq"}
+
+
+def test_options_choose_among_the_rows_of_a_table() -> None:
+    assert table(systems=("C1000",), tasks=("stress",)) == {case for case in table() if case[1] == "C1000" and case[3] == "stress"}
+    assert {case[:4] for case in table(models=("mace-mp0-large",), systems=("W24000",), backends=("oeq", "auto"))} == {
+        ("mace-mp0-large", "W24000", 1, task) for task in ("forces", "stress")
+    }
+    assert {case[2] for case in table(systems=("Cu64",), batches=(16,))} == {16}
+    parts = [table(systems=(system,)) for system in ("Cu64", "C216", "C1000", "W3000", "W24000", "W98304", "W648")]
+    assert set().union(*parts, table(tasks=("largest",))) == table(), "a table can be measured in parts"
+
+
+@pytest.mark.parametrize(("axis", "value", "words"), [("systems", "C8", "no system 'C8': choose of Cu64"), ("batches", 2, "batch of '2'")])
+def test_what_is_not_in_a_table_is_not_measured(axis: str, value: str | int, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        table(**{axis: (value,)})
 
 
 def test_the_protein_needs_its_file(tmp_path: Path) -> None:

@@ -6,9 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from mosso.bench.ours import Adapter
+from mosso import models
+from mosso.bench.matrix import MODELS
+from mosso.bench.ours import BACKENDS, Adapter
 from mosso.bench.peers.serve import Structures
 from mosso.bench.profile.subject import Subject
+from mosso.bench.random_weights import checkpoint_of
 from mosso.bench.searches import CapturedSearch, EverySearch
 from mosso.bench.systems import SYSTEMS
 from mosso.data.structure import Batch, Structure
@@ -17,6 +20,7 @@ from mosso.engine.potential import Potential, read_checkpoint
 from mosso.graph.device_list import DeviceList
 from mosso.kernels import dispatch
 from mosso.models.mace import MACE
+from mosso.models.tabulated_mace import TabulatedMACE
 
 
 def given(structures: list[Structure]) -> Structures:
@@ -70,18 +74,20 @@ def test_precisions_and_backends(tiny: None) -> None:
     true, single = answered(adapter()), answered(adapter(precision="fp32"))
     error = np.abs(single["forces"] - true["forces"]).max() / np.abs(true["forces"]).max()
     assert 1e-9 < error < 1e-5
-    assert np.array_equal(answered(adapter("eager"))["forces"], true["forces"])
+    for same in ("eager", "stock", "stock-eager"):
+        assert np.array_equal(answered(adapter(same))["forces"], true["forces"])
     assert np.allclose(answered(adapter("reference"))["forces"], true["forces"], atol=1e-10)
 
 
 @pytest.mark.parametrize(
     ("backend", "precision", "words"),
     [
-        ("fast", "fp32", "no backend 'fast': auto, triton"),
+        ("fast", "fp32", "no backend 'fast': auto, eager, stock"),
         ("auto", "fp8", "no precision 'fp8': fp64, fp32"),
         ("auto", "tf32", "on CUDA devices only"),
         ("auto", "bf16", "on CUDA devices only"),
         ("triton", "fp32", "run on CUDA"),
+        ("cuda", "fp32", "run on CUDA"),
     ],
 )
 def test_what_it_cannot_do(tiny: None, backend: str, precision: str, words: str) -> None:
@@ -126,12 +132,24 @@ def test_the_reference_uses_the_stock_form_and_plain_ops(tiny: None, monkeypatch
     assert "triton" in dispatch.ON_CUDA.values(), "and not for others"
 
 
+def test_backends_are_those_of_the_matrix() -> None:
+    (competitor,) = MODELS["mosso-xtb-s"].competitors
+    assert set(BACKENDS) == {*competitor.backends, *competitor.further}
+
+
+def test_stock_is_without_tables(tiny: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(models.kernels, "preferred", lambda op, device: "triton")  # where the form with tables is the default
+    assert isinstance(Potential(checkpoint_of("mace-mp0-medium", None), precision="fp32").evaluator, TabulatedMACE)
+    assert isinstance(adapter("stock", "fp32")._potential.evaluator, MACE)
+    assert isinstance(adapter("eager", "fp32")._potential.evaluator, TabulatedMACE)
+
+
 def test_dynamics_of_both_kinds(tiny: None) -> None:
     one = adapter(precision="fp32")
     box = given(SYSTEMS["W24"].structures(1))
-    run = one.dynamics(box)
-    run(2)
-    run(3)
+    told: list[int] = []
+    one.dynamics(box, 0.5)(9, told.append)
+    assert told[-1] == 9 and told == sorted(told), "of blocks"
     (atoms,) = box.atoms()
     atoms.calc = one.calculator()
     one.prepare(box, stress=False)

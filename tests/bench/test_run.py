@@ -121,6 +121,12 @@ def test_the_command_of_a_row_makes_that_row(tmp_path: Path) -> None:
         assert (again.device, again.protocol) == ("cpu", first.protocol)
 
 
+def test_the_command_of_a_row_of_a_table_makes_that_row(tmp_path: Path) -> None:
+    first = plan(options(tmp_path, preset="mace-table", precisions=("bf16",)))
+    for case in first.cases[::20]:
+        assert _planned(first, case, tmp_path).cases == [case]
+
+
 def test_the_command_names_files_of_the_user(tmp_path: Path) -> None:
     weights = tmp_path / "my weights.model"
     weights.write_text("")

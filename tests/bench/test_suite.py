@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
-from bench.contest import QUICK, Scene
+from bench.contest import ADAPTER, QUICK, Scene
 
 from mosso.bench.matrix import Competitor
 from mosso.bench.rows import Row, append_row, read_rows
@@ -163,6 +163,51 @@ def test_shared_weights_have_one_truth(scene: Scene, tmp_path: Path) -> None:
     (row,) = scene.rows("good", weights={"spring": file})
     assert row.weights == "file"
     assert scene.journal("load")[-1]["weights"] == str(file)
+
+
+def as_mosso(scene: Scene, *backends: str, **more: object) -> list[Row]:
+    """Harmonic adapters in the place of mosso, which is held to its reference ops."""
+    mosso = Competitor("mosso", backends, ("reference",))
+    return scene.rows(competitors=(mosso, Competitor("harmonic", ("other",))), weights_from="harmonic", **more)
+
+
+def test_mosso_is_held_to_its_reference_ops(scene: Scene) -> None:
+    rows = by_backend(as_mosso(scene, "good", "rough"))
+    assert rows["good"].tolerance == rows["rough"].tolerance == "fp32-faithful/1" and rows["other"].tolerance == "fp32/1"
+    assert rows["good"].status == rows["other"].status == "ok"
+    assert rows["rough"].status == "refused" and "allowed" in rows["rough"].reason, "10 times what float32 makes would pass as another's"
+    assert rows["rough"].error_forces_relative < 1e-4
+    assert rows["good"].truth == "fp64 of mosso, reference"
+    references = [entry["precision"] for entry in scene.journal("prepare") if entry["backend"] == "reference"]
+    assert sorted(references) == ["fp32", "fp64"], "each once"
+
+
+def test_where_the_reference_cannot_be_asked_its_errors_do_not_count(scene: Scene, tmp_path: Path) -> None:
+    """Energies of some eV an atom, which float32 cannot hold to 1e-7."""
+    scene.adapter = lambda package: tmp_path / "fails.py"
+    fails = 'if (self.backend, self.precision) == ("reference", "fp32"):\n            raise MemoryError\n        self.note("prepare"'
+    (tmp_path / "fails.py").write_text(ADAPTER.read_text().replace('self.note("prepare"', fails))
+    row = by_backend(as_mosso(scene, "good"))["good"]
+    assert row.status == "refused" and row.reason.endswith("eV/atom, 1.0e-07 allowed")
+
+
+def test_copies_of_a_box_have_its_truth(scene: Scene) -> None:
+    (row,) = scene.rows("good", systems=("boxes",))
+    assert (row.status, row.atoms) == ("ok", 48)
+    assert row.error_forces_relative < 1e-6
+    asked = {(entry["precision"], entry["atoms"]) for entry in scene.journal("prepare")}
+    assert asked == {("fp64", 24), ("fp32", 48)}, "the box, and what is made of it"
+
+
+def test_dynamics_of_random_weights_take_short_steps(scene: Scene, tmp_path: Path) -> None:
+    (row,) = scene.rows("good", tasks=("md",))
+    assert (row.status, row.timestep_fs, row.weights) == ("ok", 0.02, "random")
+    assert row.calls >= 3 * 40 and row.warm_up >= 20
+    assert {entry["timestep"] for entry in scene.journal("step")} == {0.02}
+    file = tmp_path / "trained.model"
+    file.write_text("")
+    (row,) = scene.rows("good", tasks=("md",), weights={"spring": file})
+    assert (row.timestep_fs, row.weights) == (0.5, "file")
 
 
 def test_weights_that_cannot_be_written_are_noted(scene: Scene) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mosso.bench.matrix import MATERIALS
-from mosso.bench.systems import MOLECULES, SYSTEMS, WATER, chain, crystal, from_files, water_box
+from mosso.bench.systems import MOLECULES, SYSTEMS, WATER, NamedSystem, chain, crystal, from_files, water_box
 from mosso.data.structure import Batch, Structure
 from mosso.graph.neighbors import neighbor_list
 
@@ -23,6 +23,17 @@ def test_names_count_atoms(name: str) -> None:
     (structure,) = SYSTEMS[name].structures(1)
     assert len(structure) == int(name[1:])
     assert (structure.volume > 0) == SYSTEMS[name].periodic
+
+
+def test_copies_are_of_one_displaced_box() -> None:
+    """And each structure of a batch is of a box of its own."""
+    small = NamedSystem(SYSTEMS["W24"].make, "copies", repeats=(1, 2, 3))
+    first, second = small.structures(2)
+    (box, other) = small.cells(2)
+    assert len(first) == 6 * len(box) and first.volume == pytest.approx(6 * box.volume)
+    assert np.allclose(first.positions[:24], box.positions) and np.allclose(second.positions[:24], other.positions)
+    shifts = first.positions.reshape(6, 24, 3) - box.positions
+    assert np.allclose(shifts, shifts[:, :1]), "every atom of a copy is moved by the same vector"
 
 
 def test_sizes_of_the_issue_are_there() -> None:

@@ -52,6 +52,13 @@ def test_json_of_a_system(run_json, model_file):
     assert set(document["kernels"][0]) == {"kernel", "launches", "us", "share"}
 
 
+def test_limits_are_counted_and_nothing_is_run(run, model_file, monkeypatch):
+    monkeypatch.setattr("mosso.bench.profile.anatomy.anatomy", None)
+    result = run("profile", "--system", "C8", "--model", model_file, "--device", "cpu", "--limits")
+    assert result.exit_code == 0, result.output
+    assert "atoms=8" in result.stdout and "| radial moments | forward | " in result.stdout
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

@@ -29,6 +29,12 @@ def test_a_table(run, rows, tmp_path):
     assert out.read_text(encoding="utf-8") == printed.stdout
 
 
+def test_a_short_table(run, rows):
+    printed = run("report", rows, "--format", "readme")
+    assert printed.exit_code == 0, printed.output
+    assert printed.stdout.startswith("| model | system | task | mosso, ms |")
+
+
 def test_json(run_json, rows, tmp_path):
     profile = tmp_path / "profile.json"
     profile.write_text(json.dumps(made_up.PROFILE))

@@ -202,3 +202,18 @@ def test_wrong_numbers_of_steps_are_refused():
     for wrong in ({"num_steps": -1}, {"num_steps": 1, "timestep": 0.0}, {"num_steps": 1, "log_every": 0}):
         with pytest.raises(ValueError, match="give num_steps"):
             simulate(argon(), cluster(), Langevin(10.0), **wrong)
+
+
+def test_blocks_are_told_after_their_rows():
+    told = []
+    simulate(
+        argon(), fcc(), NVE(), num_steps=33, temperature_init=60.0, log_every=5,
+        on_log=lambda row: told.append(("row", row.step)), on_block=lambda step: told.append(("block", step)),
+    )  # fmt: skip
+    assert told[-1] == ("block", 33)
+    blocks = [step for kind, step in told if kind == "block"]
+    assert len(blocks) > 1 and blocks == sorted(set(blocks))
+    rows = [step for kind, step in told if kind == "row"]
+    assert rows == list(range(0, 34, 5))
+    for before, after in zip(told, told[1:], strict=False):
+        assert before[1] <= after[1], "a block comes behind its rows and before those of the next"

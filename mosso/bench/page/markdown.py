@@ -1,10 +1,12 @@
-"""Rows as Markdown tables, for a README: ours against the fastest peer, and what has no time."""
+"""Rows as Markdown tables: ours against the fastest peer, and what has no time; or one short table, for a README."""
 
 from collections.abc import Sequence
+from typing import Any
 
-from mosso.bench.compare import Contest, Ratio, contests, latest, machine
+from mosso.bench.cases import TARGETS
+from mosso.bench.compare import OURS, Contest, Ratio, contests, latest, machine
+from mosso.bench.markdown import markdown
 from mosso.bench.page.results import Results
-from mosso.bench.report import markdown
 from mosso.bench.rows import Row
 
 NONE = "n/a"
@@ -16,17 +18,72 @@ HEADER = (
     "model", "system", "atoms", "task", "precision", "weights", "mosso, ms", "fastest peer, ms", "peer", "mosso is",
     "GB, mosso / peer", "force error, mosso / peer (eV/A)",
 )  # fmt: skip
+AIMED = "must / aim, ms"  # a column where there are such times
+SHORT = ("model", "system", "task", "mosso, ms", "fastest peer, ms", "peer", "mosso is")
 
 
 def tables(results: Results) -> str:
     """Times, what is no time of a call, what has none and why, and a line about where the numbers are from."""
     rows = latest(results.rows)
-    parts = [markdown(HEADER, map(_line, contests(results.rows))), _notes(rows)]
+    parts = [_contests(contests(results.rows)), _notes(rows)]
     if singles := _singles(rows):
         parts += [markdown(("model", "package", "precision", "largest box of water, atoms", "start to first result, s"), singles)]
     if reasons := _reasons(rows):
         parts += ["Without a time:", markdown(("model", "package", "precision", "system", "task", "why"), reasons)]
     return "\n\n".join(parts) + "\n"
+
+
+def short(results: Results) -> str:
+    """Where ours and a peer did the same: a line each, lost ones included; with stress where that was measured, else without.
+
+    Ours without a time beside a peer that has one is a line too, with its status.
+    """
+    rows = latest(results.rows)
+    found = [contest for contest in contests(results.rows) if contest.peer and (contest.ours or _tried(contest, rows))]
+    stressed = {_place(contest.either) for contest in found if contest.either.task == "stress"}
+    kept = [contest for contest in found if contest.either.task != "forces" or _place(contest.either) not in stressed]
+    return "\n\n".join([markdown(SHORT, [_short_line(contest, rows) for contest in kept]), _notes(rows)]) + "\n"
+
+
+def _place(row: Row) -> tuple[Any, ...]:
+    return row.model, row.system, row.batch, row.precision, machine(row)
+
+
+def _tried(contest: Contest, rows: Sequence[Row]) -> Row | None:
+    """Ours without a time where the peer has one."""
+    place = (*_place(contest.either), contest.either.task)
+    return next((row for row in rows if row.package == OURS and row.status != "ok" and (*_place(row), row.task) == place), None)
+
+
+def _short_line(contest: Contest, rows: Sequence[Row]) -> tuple[str, ...]:
+    row, peer, tried = contest.either, contest.peer, _tried(contest, rows)
+    assert peer is not None
+    lost = f"**no time: {tried.status}**" if tried else NONE
+    return (
+        _plain(row.model),
+        _system(row),
+        TASKS[row.task] + ("" if row.precision == "fp32" else f", {_plain(row.precision)}"),
+        number(contest.ours.ms) if contest.ours else NONE,
+        number(peer.ms),
+        f"{_plain(peer.package)}, {_plain(peer.backend)}",
+        _verdict(contest.ratio) if contest.ours else lost,
+    )
+
+
+def _contests(found: Sequence[Contest]) -> str:
+    """With the times aimed at behind ours, where any of these has one."""
+    targets = [_target(contest.either) for contest in found]
+    if not any(targets):
+        return markdown(HEADER, map(_line, found))
+    behind = HEADER.index("mosso, ms") + 1
+    lines = [(line[:behind], target, line[behind:]) for line, target in zip(map(_line, found), targets, strict=True)]
+    return markdown((*HEADER[:behind], AIMED, *HEADER[behind:]), [(*before, target, *after) for before, target, after in lines])
+
+
+def _target(row: Row) -> str:
+    there = (row.precision, row.hardware.device) == ("fp32", "cuda")
+    target = TARGETS.get((row.model, row.system, row.batch, row.task)) if there else None
+    return f"{target.must:g} / {target.aim:g}" if target else ""
 
 
 def number(value: float | None) -> str:

@@ -20,7 +20,6 @@ import os
 import platform
 import resource
 import sys
-import tempfile
 import time
 import traceback
 from collections.abc import Callable
@@ -32,8 +31,6 @@ import numpy as np
 
 # How far every coordinate moves between calls, Angstrom: new numbers for everyone, the same neighbours.
 STEP = 1e-4
-# Dynamics through ASE: K, fs, 1/fs; rows of the log and frames of the trajectory as users write them.
-TEMPERATURE, TIMESTEP, FRICTION, LOG_EVERY, WRITE_EVERY = 300.0, 0.5, 0.01, 10, 100
 
 
 class Structures(NamedTuple):
@@ -143,19 +140,22 @@ class Server:
         self._once(call)
         return {"peak_GB": _peak_of_process(), "memory_of": "process"}
 
-    def dynamics(self, steps: int, engine: str, warm_up: int = 0) -> dict[str, Any]:
-        """Milliseconds of a step of constant-temperature dynamics, neighbour lists, log and trajectory included.
+    def dynamics(self, steps: int, seconds: float, engine: str, timestep: float, warm_up: int = 0) -> dict[str, Any]:
+        """Milliseconds of a step (of ``timestep`` fs) of constant-temperature dynamics, neighbour lists, log and trajectory included;
+        what a run costs at its start is not.
 
-        ``engine``: ``own``, the package's best; ``ase``, its calculator under ASE's Langevin dynamics.
+        ``engine``: ``own``, the package's best; ``ase``, its calculator under ASE's Langevin dynamics. ``Stopwatch`` in dynamics.py says
+        what the other arguments mean.
         """
         with ExitStack() as files:
-            run = self._dynamics_of_ase(files) if engine == "ase" else self._own_dynamics()
-            run(warm_up)
+            if engine == "ase":
+                (atoms,) = self._given().atoms()
+                atoms.calc = self._need("calculator")()
+                run = _DYNAMICS.of_ase(atoms, timestep, files)
+            else:
+                run = self._own_dynamics(timestep)
             self._wait()
-            start = time.perf_counter()
-            run(steps)
-            self._wait()
-            return {"ms": [1e3 * (time.perf_counter() - start) / steps]}
+            return _DYNAMICS.timed(run, steps, seconds, warm_up)
 
     def release(self) -> dict[str, Any]:
         """Forget the atoms and give unused memory back; the model stays."""
@@ -214,63 +214,13 @@ class Server:
 
             torch.cuda.synchronize()
 
-    def _dynamics_of_ase(self, files: ExitStack) -> Callable[[int], None]:
-        from ase import units
-        from ase.io.trajectory import Trajectory
-        from ase.md import MDLogger
-        from ase.md.langevin import Langevin
-
-        (atoms,) = self._given().atoms()
-        atoms.calc = self._need("calculator")()
-        random = np.random.default_rng(0)
-        spread = np.sqrt(units.kB * TEMPERATURE * atoms.get_masses())
-        atoms.set_momenta(spread[:, None] * random.standard_normal((len(atoms), 3)))
-        friction = FRICTION / units.fs
-        run = Langevin(atoms, TIMESTEP * units.fs, temperature_K=TEMPERATURE, friction=friction, fixcm=False, rng=random)
-        folder = files.enter_context(tempfile.TemporaryDirectory())
-        log = MDLogger(run, atoms, str(Path(folder, "run.log")))
-        files.callback(log.close)
-        run.attach(log, interval=LOG_EVERY)
-        trajectory = files.enter_context(Trajectory(str(Path(folder, "run.traj")), "w", atoms))
-        run.attach(trajectory.write, interval=WRITE_EVERY)
-        return run.run
-
-    def _own_dynamics(self) -> Callable[[int], None]:
+    def _own_dynamics(self, timestep: float) -> Any:
         """The engine of the package, else TorchSim where the package has a model for that."""
         if hasattr(self._adapter, "dynamics") or not hasattr(self._adapter, "torch_sim_model"):
-            run: Callable[[int], None] = self._need("dynamics")(self._given())
-            return run
+            return self._need("dynamics")(self._given(), timestep)
         if importlib.util.find_spec("torch_sim") is None:
             raise NotImplementedError("the package has no engine of its own, and TorchSim is not installed")
-        return _dynamics_of_torch_sim(self._adapter.torch_sim_model(), self._given().atoms())
-
-
-def _dynamics_of_torch_sim(model: Any, atoms: list[Any]) -> Callable[[int], None]:
-    """Langevin dynamics by TorchSim; every run starts from the same atoms."""
-    import torch_sim
-
-    folder, langevin = tempfile.mkdtemp(), getattr(torch_sim, "Integrator", torch_sim).nvt_langevin  # its place depends on the release
-    log = {
-        "potential_energy": lambda state: state.energy,
-        "kinetic_energy": lambda state: torch_sim.calc_kinetic_energy(masses=state.masses, momenta=state.momenta),
-    }
-
-    def run(steps: int) -> None:
-        if not steps:
-            return
-        files = [str(Path(folder, f"run-{index}.h5")) for index in range(len(atoms))]
-        reporter = torch_sim.TrajectoryReporter(files, state_frequency=WRITE_EVERY, prop_calculators={LOG_EVERY: log})
-        torch_sim.integrate(
-            atoms,
-            model,
-            integrator=langevin,
-            n_steps=steps,
-            temperature=TEMPERATURE,
-            timestep=1e-3 * TIMESTEP,  # ps
-            trajectory_reporter=reporter,
-        )
-
-    return run
+        return _DYNAMICS.of_torch_sim(self._adapter.torch_sim_model(), self._given().atoms(), timestep, self._wait)
 
 
 def _rounds_to_tf32() -> bool:
@@ -308,13 +258,21 @@ def _adapter_class(path: str) -> Any:
     """The ``Adapter`` of a file. The folder of this script is taken from the search path: files there are named like packages."""
     here = Path(__file__).resolve().parent
     sys.path[:] = [entry for entry in sys.path if Path(entry).resolve() != here]
-    spec = importlib.util.spec_from_file_location("adapter", path)
+    return _script("adapter", path).Adapter
+
+
+def _script(name: str, path: str | Path) -> Any:
+    """A file as a module of that name."""
+    spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules["adapter"] = module
+    sys.modules[name] = module
     spec.loader.exec_module(module)
-    return module.Adapter
+    return module
+
+
+_DYNAMICS = _script("timed_dynamics", Path(__file__).with_name("dynamics.py"))  # which lies beside, but not on a search path
 
 
 def _replies() -> TextIO:

@@ -16,7 +16,7 @@ from typing import Any
 
 from torch.profiler import ProfilerActivity, profile, record_function
 
-from mosso.bench import measure
+from mosso.bench import hardware, measure
 from mosso.bench.limits import Cost
 from mosso.bench.profile.blocks import EMBEDDING, INTERACTION, LIST, PRODUCT, block_ranges
 from mosso.bench.profile.subject import Subject
@@ -24,7 +24,6 @@ from mosso.bench.profile.timeline import Block, Timeline, analyse
 from mosso.bench.profile.trace import CALL, PREFIX, REPLAY, Event, read_trace
 from mosso.bench.profile.verdict import Times, Work, verdict
 from mosso.bench.rates import Rates, measured
-from mosso.bench.steps import reason
 from mosso.data.structure import Batch
 from mosso.engine.capture import CapturedPotential
 from mosso.version import VERSION
@@ -74,7 +73,8 @@ def anatomy(
             ms[REPLAY] = wall_time(replay, subject)
             spans[REPLAY] = replay
         except Exception as error:  # what cannot be recorded still runs
-            notes.append(f"No CUDA graph could be recorded: {reason(error)}.")
+            said = [type(error).__name__, *str(error).strip().splitlines()[:1]]
+            notes.append(f"No CUDA graph could be recorded: {': '.join(said)}.")
     progress(2)
     with block_ranges(potential):
         events = traced(spans, subject, calls, trace)
@@ -85,7 +85,7 @@ def anatomy(
 
 def wall_time(call: Callable[[Batch], Any], subject: Subject) -> float:
     """Milliseconds of a call, median, without the profiler."""
-    return measure.single_calls(call, subject.moved, subject.device, SECONDS)["ms"]
+    return measure.single_calls(call, subject.moved, subject.device, SECONDS)
 
 
 def traced(spans: Spans, subject: Subject, calls: int, trace: Path | None) -> list[Event]:
@@ -143,7 +143,7 @@ def document(subject: Subject, system: str, found: dict[str, Timeline], ms: dict
     """The result as JSON types, from the timeline and the time without the profiler of each span; of replays where there are any, with
     those of plain calls under ``eager``."""
     potential, counted = subject.potential, Counted.of(subject)
-    known = measure.environment(subject.device)
+    machine, versions = hardware.hardware("cuda" if subject.device.type == "cuda" else "cpu"), measure.versions(subject.device)
     search = next(block for block in found[LIST].blocks if block.block == LIST)
     eager = taken_apart(found[CALL], ms[CALL], counted, search)
     captured = taken_apart(found[REPLAY], ms[REPLAY], counted, search) if REPLAY in found else None
@@ -155,7 +155,7 @@ def document(subject: Subject, system: str, found: dict[str, Timeline], ms: dict
         "system": system,
         "precision": potential.precision.name,
         "device": subject.device.type,
-        "gpu": known.get("gpu"),
+        "gpu": machine.gpu,
         "stress": subject.stress,
         "structures": subject.batch.num_systems,
         "atoms": subject.batch.num_atoms,
@@ -165,9 +165,9 @@ def document(subject: Subject, system: str, found: dict[str, Timeline], ms: dict
         "eager": eager if captured else None,
         "search_ms": ms[LIST],
         "rates": asdict(counted.rates) | {"measured": not counted.limits},
-        "versions": {"mosso": VERSION} | {name: known[name] for name in ("python", "torch", "cuda", "triton", "driver") if known.get(name)},
-        "commit": known["commit"],
-        "source": known["source"],
+        "versions": {"mosso": VERSION} | versions | ({"driver": machine.driver} if machine.driver else {}),
+        "commit": measure.commit(),
+        "source": measure.source_hash(),
     }
 
 

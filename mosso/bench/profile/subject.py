@@ -7,9 +7,8 @@ from typing import Any
 import torch
 
 from mosso.bench import systems
-from mosso.bench.cases import MODELS, SYSTEMS
+from mosso.bench.cases import MODELS
 from mosso.bench.limits import Cost, costs, size_of
-from mosso.bench.problems import STEP
 from mosso.bench.random_weights import checkpoint_of
 from mosso.bench.rates import RATES, Rates
 from mosso.data.structure import Batch, Structure
@@ -19,6 +18,8 @@ from mosso.graph.graph import Graph
 from mosso.models.mace import MACE
 from mosso.precision import Precision
 from mosso.weights import store
+
+STEP = 1e-4  # Angstrom that atoms move before a call, as in serve.py
 
 
 def has_file(model: str) -> bool:
@@ -42,12 +43,10 @@ def potential_of(model: str, device: Device, precision: str, head: str | None = 
 
 
 def structures_of(system: str) -> list[Structure]:
-    """The structures of a system of ``mosso bench`` or, where it has none of that name, of the table of MACE; a ValueError lists them."""
-    if system in systems.SYSTEMS:
-        return systems.SYSTEMS[system].structures(1)
-    if system in SYSTEMS:
-        return SYSTEMS[system].structures()
-    raise ValueError(f"Unknown system {system!r}: choose one of {', '.join(dict.fromkeys((*systems.SYSTEMS, *SYSTEMS)))}.")
+    """The structures of a system of ``mosso bench``; a ValueError lists them."""
+    if system not in systems.SYSTEMS:
+        raise ValueError(f"Unknown system {system!r}: choose one of {', '.join(systems.SYSTEMS)}.")
+    return systems.SYSTEMS[system].structures(1)
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from mosso.bench.report import markdown, number
+from mosso.bench.markdown import markdown, number
 
 MOST_KERNELS = 15
 Document = dict[str, Any]

@@ -2,7 +2,7 @@
 
 from bench.page import made_up
 
-from mosso.bench.page.markdown import number, tables
+from mosso.bench.page.markdown import number, short, tables
 from mosso.bench.page.results import Results
 from mosso.bench.rows import Hardware, Row
 
@@ -30,6 +30,37 @@ def test_ours_beside_the_fastest_peer() -> None:
 def test_where_we_lose_it_says_so() -> None:
     text = lines(made_up.row(ms=2.0, ms_low=1.9, ms_high=2.1, rounds=None), made_up.row(package="alpha", rounds=None))
     assert "**2.00 (1.90 to 2.10) times slower**" in text[2]
+
+
+def test_times_aimed_at_stand_behind_ours() -> None:
+    aimed = {"model": "mace-mp0-medium", "system": "C1000", "task": "stress"}
+    text = lines(made_up.row(**aimed), made_up.row(**aimed, package="alpha", ms=9.0), made_up.row(**aimed | {"task": "forces"}))
+    assert [dict(zip(cells(text[0]), cells(line), strict=True))["must / aim, ms"] for line in text[2:4]] == ["4 / 1.6", ""]
+    assert "must" not in lines(made_up.row(**aimed, precision="tf32"))[0]
+    assert "must" not in lines(made_up.row())[0]
+
+
+def short_lines(*rows: Row) -> list[list[str]]:
+    return [cells(line) for line in short(Results({"rows": list(rows)}, [])).splitlines()[2:-2]]
+
+
+def test_a_short_table_has_what_both_did() -> None:
+    both = {task: (made_up.row(task=task), made_up.row(task=task, package="alpha", ms=9.0)) for task in ("forces", "stress", "md")}
+    alone = made_up.row(system="C8"), made_up.row(system="W24", package="alpha")
+    found = short_lines(*(row for pair in both.values() for row in pair), *alone)
+    assert [line[1:6] for line in found] == [
+        ["Cu64", "E+F+S", "1.00", "9.00", "alpha, captured"],
+        ["Cu64", "MD step", "1.00", "9.00", "alpha, captured"],
+    ]
+    (line,) = short_lines(*both["forces"])
+    assert line[2] == "E+F", "where there is none with stress"
+
+
+def test_a_short_table_says_where_we_lose() -> None:
+    slow = made_up.row(ms=20.0, ms_low=19.8, ms_high=20.2)
+    assert short_lines(slow, made_up.row(package="alpha"))[0][-1].startswith("**20.0 (")
+    refused = made_up.without_a_time(made_up.row(), "refused", "forces off")
+    assert short_lines(refused, made_up.row(package="alpha"))[0][3:] == ["n/a", "1.00", "alpha, captured", "**no time: refused**"]
 
 
 def test_what_is_within_chance_is_no_difference() -> None:

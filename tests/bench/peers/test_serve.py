@@ -136,15 +136,27 @@ def test_what_was_released_must_be_given_again(inputs: str) -> None:
 
 def test_dynamics_are_those_of_the_package(inputs: str, monkeypatch: pytest.MonkeyPatch) -> None:
     server, _ = prepared(inputs)
-    for do, what in ((lambda: server.dynamics(1, "own"), "no dynamics"), (lambda: server.write_weights("weights"), "no write_weights")):
+    for do, what in ((lambda: dynamics(server), "no dynamics"), (lambda: server.write_weights("weights"), "no write_weights")):
         with pytest.raises(NotImplementedError, match=what):
             do()
 
-    def own(self: Springs, structures: serve.Structures) -> Callable[[int], None]:
-        return lambda steps: time.sleep(1e-3 * steps)
+    def own(self: Springs, structures: serve.Structures, timestep: float) -> Callable[[int, Callable[[int], None]], None]:
+        def run(steps: int, done: Callable[[int], None]) -> None:
+            time.sleep(0.2)  # what is recorded before the first step
+            for step in range(4, steps, 4):
+                time.sleep(4e-3)
+                done(step)
+
+        return run
 
     monkeypatch.setattr(Springs, "dynamics", own, raising=False)
-    assert 1.0 <= server.dynamics(10, "own", warm_up=1)["ms"][0] < 100.0
+    found = dynamics(server, steps=20, warm_up=5)
+    assert 1.0 <= found["ms"][0] < 3.0
+    assert found["steps"] >= 20 and found["warm_up"] >= 8
+
+
+def dynamics(server: serve.Server, engine: str = "own", steps: int = 5, warm_up: int = 2) -> dict[str, Any]:
+    return server.dynamics(steps, seconds=5.0, engine=engine, timestep=0.5, warm_up=warm_up)
 
 
 def test_dynamics_through_ase_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -163,8 +175,9 @@ def test_dynamics_through_ase_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
             super().calculate(*arguments)
 
     monkeypatch.setattr(Springs, "calculator", lambda self: Counted(), raising=False)
-    assert server.dynamics(5, "ase", warm_up=2)["ms"][0] > 0.0
-    assert len(evaluations) == 1 + 2 + 5  # a step is an evaluation, and one more where they start
+    found = dynamics(server, "ase")
+    assert found["ms"][0] > 0.0 and found["steps"] == 5
+    assert len(evaluations) == 1 + found["warm_up"] + 5  # a step is an evaluation, and one more where they start
 
 
 @pytest.mark.parametrize(
@@ -190,7 +203,7 @@ def test_replies_are_lines_of_json_whatever_packages_print(inputs: str, tmp_path
         load,
         {"do": "prepare", "inputs": inputs, "stress": True},
         {"do": "answer", "out": str(tmp_path / "out.npz")},
-        {"do": "dynamics", "steps": 1, "engine": "own"},
+        {"do": "dynamics", "steps": 1, "seconds": 1.0, "engine": "own", "timestep": 0.5},
         {"do": "calculate"},
     ]
     text = "".join(json.dumps(request) + "\n" for request in requests)
