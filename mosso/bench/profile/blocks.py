@@ -17,6 +17,7 @@ from mosso.models.mace import MACE
 from mosso.models.tabulated_mace import TabulatedMACE
 
 EMBEDDING, INTERACTION, PRODUCT, READOUT, FORCES, LIST = "embedding", "interaction", "product", "readout", "forces", "neighbour list"
+BINDING = "binding"  # species of the atoms and the order by species, made anew in calls that are not recorded
 
 # Methods of a MACE and of its form with tables, and of their layers.
 MACE_PARTS = {"embedding": EMBEDDING, "edge_features": EMBEDDING, "repulsion": EMBEDDING, "total_energy": READOUT}
@@ -60,6 +61,7 @@ def block_ranges(potential: Potential) -> Iterator[None]:
 
 def _parts(potential: Potential) -> Iterator[tuple[Any, str, str]]:
     """Owner, attribute and range of everything that is called."""
+    yield potential, "bind", PREFIX + BINDING
     for name, block in OPS.items():
         yield kernels, name, OP_PREFIX + name
         if block is not None:

@@ -46,7 +46,7 @@ def of_block(document: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 def test_blocks_add_up_to_the_call(document: dict[str, Any]) -> None:
     *own, search = document["blocks"]
-    assert {block["block"] for block in own} == {"embedding", "interaction", "product", "readout", "forces", "other", "host"}
+    assert {block["block"] for block in own} == {"embedding", "interaction", "product", "readout", "forces", "binding", "other", "host"}
     assert sum(b["device_ms"] + b["host_ms"] for b in own) == pytest.approx(document["profiled_ms"], rel=1e-3)
     assert sum(b["device_ms"] for b in own) == pytest.approx(document["busy_ms"], rel=1e-3)
     assert sum(k["us"] for k in document["kernels"]) == pytest.approx(1e3 * document["busy_ms"], rel=1e-3)
@@ -210,7 +210,7 @@ def test_kernels_of_a_whole_evaluation_find_their_blocks_again(subject: Subject,
     ]
     blocks = {block.block: block.launches for block in analyse([*host, *launches, *plain, *replay], "replay", on_device=True).blocks}
     counts = Counter(place.block for _, place in expected)
-    assert sum(counts.values()) > 500 and set(counts) == {"embedding", "interaction", "product", "readout", "forces"}
+    assert sum(counts.values()) > 500 and set(counts) == {"embedding", "interaction", "product", "readout", "forces", "binding"}
     assert {block: blocks[block] for block in counts} == pytest.approx(counts, rel=0.03)
     assert blocks["other"] < 0.02 * sum(counts.values())
 
