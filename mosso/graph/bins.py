@@ -12,8 +12,8 @@ from mosso.kernels.reference.neighbor_list import Bins
 
 SearchMethod = Literal["auto", "brute", "cells"]
 
-# "auto" sorts atoms into bins when a system has more atoms than this: by counting distances, not measured yet.
-MAX_BRUTE_ATOMS = 1024
+# "auto" sorts atoms into bins when a system has more atoms than this: between 216 and 648 on an H200 (docs/log.md).
+MAX_BRUTE_ATOMS = 400
 # Cells may shrink to this share of their height before the search would have to visit more bins than planned.
 SMALLEST_SHARE = 0.7
 
