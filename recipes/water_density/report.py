@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 from averages import Average, Series, average, relative_variance, settled, sigmas
 
-from mosso.bench.measure import environment
+from mosso.bench.hardware import hardware
+from mosso.bench.measure import commit, source_hash, versions
 from mosso.dynamics.units import ATOMIC_MASSES, BAR, GRAM_PER_CM3, KB
 from mosso.engine.potential import find_device
 
@@ -111,14 +112,22 @@ def report(options: argparse.Namespace) -> None:
     sides = dict(runs)
     if all(side in runs for side in ASE):
         sides["ase"] = [replica for side in ASE for replica in runs[side]]
+    for side, replicas in runs.items():
+        shortest = min(float(replica["time"][-1]) for replica in replicas)
+        if shortest <= options.cut:
+            raise SystemExit(f"{side} ran for {shortest:.1f} ps, of which {options.cut:g} are cut: give a shorter --cut, or longer runs.")
     judged = {side: judge(replicas, mass, options) for side, replicas in sides.items()}
+    device = find_device(options.device)
     inputs = {name: str(value) if isinstance(value, Path) else value for name, value in vars(options).items() if name not in RUN_ONLY}
     inputs["structure"] = options.structure.name
     content = {
         "study": "water_density",
         "date": datetime.now(UTC).date().isoformat(),
         "inputs": inputs,
-        "environment": environment(find_device(options.device)) | {name: version(name) for name in ("ase", "numpy")},
+        "hardware": hardware(device.type).model_dump(),
+        "versions": versions(device) | {name: version(name) for name in ("ase", "numpy")},
+        "commit": commit(),
+        "source": source_hash(),
         "rules": {
             "equilibration": f"the first {options.cut:g} ps of every run, or the first fifth where that is more, are left out",
             "agreement": f"a difference below {AGREE:g} of its standard errors",
