@@ -20,7 +20,7 @@ from mosso.kernels.cuda import driver
 from mosso.kernels.cuda.tabulated_convolution_source import Cut, shared_bytes, source
 from mosso.kernels.fused import tabulated_convolution as fused
 from mosso.kernels.fused.edge_convolution_source import PathTable
-from mosso.kernels.fused.edge_sums import add_outgoing, sum_outgoing, sum_parts
+from mosso.kernels.fused.edge_sums import over_senders, sum_parts
 from mosso.kernels.fused.launch import ceil_div, launch
 from mosso.kernels.reference import Visits
 from mosso.math.coupling import CouplingPath
@@ -122,14 +122,11 @@ def _backward(
     parts = x.new_empty((blocks, longest, num_features) if need_y else (0,))
     grad_x = x.new_empty(x.shape) if need_x and len(chunks) == 1 else x.new_zeros(x.shape if need_x else (0,))
     grad_features = x.new_empty(features.shape if need_y else (0,))
-    of_sums = {"WIDTH": width, "BLOCK": 128, "ROWS": 8, "num_warps": 4}
     by_parts = {"PARTS": blocks, "WIDTH": num_features, "BLOCK": 1024}
     for first, last in chunks:
         run((num_nodes, blocks), *inputs, first, last, grad_edges, parts)
-        if need_x and len(chunks) > 1:
-            launch(add_outgoing, (num_nodes, ceil_div(width, 128)), grad_edges, *by_sender, grad_x, first, last, **of_sums)
-        elif need_x:
-            launch(sum_outgoing, (num_nodes, ceil_div(width, 128)), grad_edges, *by_sender, grad_x, **of_sums)
+        if need_x:
+            over_senders(grad_edges, *by_sender, grad_x, width, (first, last) if len(chunks) > 1 else None)
         if need_y:
             programs = ceil_div((last - first) * num_features, 1024)
             launch(sum_parts, (programs,), parts, inputs[-1], grad_features, num_nodes, first, last, **by_parts)

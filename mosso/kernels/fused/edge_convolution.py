@@ -22,7 +22,7 @@ from torch import Tensor
 from mosso.kernels.fused import INTERPRETED
 from mosso.kernels.fused import edge_convolution_source as generated
 from mosso.kernels.fused.edge_convolution_source import PathTable
-from mosso.kernels.fused.edge_sums import sum_outgoing, sum_parts, zero_padding
+from mosso.kernels.fused.edge_sums import over_senders, sum_parts, zero_padding
 from mosso.kernels.fused.launch import Config, ceil_div, launch, register
 from mosso.math.coupling import CouplingPath
 
@@ -129,20 +129,7 @@ def _backward(
         num_warps=cut.num_warps,
     )
     if need_x:
-        width = num_in * channels
-        grid = (num_nodes, ceil_div(width, 128))
-        launch(
-            sum_outgoing,
-            grid,
-            grad_edges,
-            transpose.contiguous(),
-            sender_offsets.contiguous(),
-            grad_x,
-            WIDTH=width,
-            BLOCK=128,
-            ROWS=8,
-            num_warps=4,
-        )
+        over_senders(grad_edges, transpose.contiguous(), sender_offsets.contiguous(), grad_x, num_in * channels, None)
     if need_y:
         blocks = ceil_div(num_edges * num_harmonics, 1024)
         sizes = {"PARTS": num_blocks, "WIDTH": num_harmonics, "BLOCK": 1024}

@@ -1,8 +1,16 @@
 # mypy: disallow-untyped-defs=False
 """Sums over what the backward kernels of the edge convolutions write per edge; deterministic, no atomics."""
 
+from typing import Any
+
 import triton
 import triton.language as tl
+from torch import Tensor
+
+from mosso.kernels.fused.launch import ceil_div, launch
+
+# Fewer senders than this do not fill an H200 with programs of 8 rows under way.
+MANY_NODES = 512
 
 
 @triton.jit
@@ -86,3 +94,20 @@ def zero_padding(receiver_offsets, out, num_nodes, num_edges, PROGRAMS: tl.const
     for start in range(first, size, PROGRAMS * BLOCK):
         element = start + tl.arange(0, BLOCK)
         tl.store(out + element, tl.zeros((BLOCK,), out.dtype.element_ty), mask=element < size)
+
+
+def over_senders(
+    grad_edges: Tensor, transpose: Tensor, sender_offsets: Tensor, out: Tensor, width: int, chunk: tuple[int, int] | None
+) -> None:
+    """out (N, ..) = rows of ``width`` numbers summed over the edges that leave an atom, or += those of a ``chunk``, first and last edge.
+
+    Cut by times on an H200. Programs of a chunk are wide, because each looks for its few edges first.
+    """
+    num_nodes = sender_offsets.shape[0] - 1
+    block = 128 if chunk is None else min(512, max(128, triton.next_power_of_2(width)))
+    sizes: dict[str, Any] = {"WIDTH": width, "BLOCK": block, "ROWS": 8 if num_nodes >= MANY_NODES else 16, "num_warps": 4}
+    arrays, grid = (grad_edges, transpose, sender_offsets, out), (num_nodes, ceil_div(width, block))
+    if chunk is None:
+        launch(sum_outgoing, grid, *arrays, **sizes)
+    else:
+        launch(add_outgoing, grid, *arrays, *chunk, **sizes)

@@ -21,7 +21,7 @@ from torch import Tensor
 from mosso.kernels.fused import INTERPRETED
 from mosso.kernels.fused import edge_convolution_source as generated
 from mosso.kernels.fused.edge_convolution_source import TABULATED, PathTable
-from mosso.kernels.fused.edge_sums import add_outgoing, sum_outgoing, sum_parts
+from mosso.kernels.fused.edge_sums import over_senders, sum_parts
 from mosso.kernels.fused.launch import Config, ceil_div, launch, register
 from mosso.kernels.reference import Visits
 from mosso.math.coupling import CouplingPath
@@ -133,14 +133,11 @@ def _backward(
     kernel = generated.kernel("backward", known, cut.step, cut.max_sums, cut.ahead, cut.warp_sum, TABULATED)
     sizes = {"CHANNELS": channels, "BLOCK": cut.block, "NEED_X": need_x, "NEED_Y": need_y}
     by_parts = {"PARTS": num_blocks, "WIDTH": num_features, "BLOCK": 1024}
-    of_sums = {"WIDTH": width, "BLOCK": 128, "ROWS": 8, "num_warps": 4}
     g = g.contiguous()
     for first, last in chunks:
         launch(kernel, (num_nodes, num_blocks), g, *edges, grad_edges, grad_parts, first, last, **sizes, num_warps=cut.num_warps)
-        if need_x and len(chunks) > 1:
-            launch(add_outgoing, (num_nodes, ceil_div(width, 128)), grad_edges, *by_sender, grad_x, first, last, **of_sums)
-        elif need_x:
-            launch(sum_outgoing, (num_nodes, ceil_div(width, 128)), grad_edges, *by_sender, grad_x, **of_sums)
+        if need_x:
+            over_senders(grad_edges, *by_sender, grad_x, width, (first, last) if len(chunks) > 1 else None)
         if need_y:
             programs = ceil_div((last - first) * num_features, 1024)
             launch(sum_parts, (programs,), grad_parts, edges[-1], grad_features, num_nodes, first, last, **by_parts)

@@ -1,7 +1,7 @@
 # mypy: disallow-untyped-defs=False
 """The order in which edges of a receiver are visited, in Triton: by row of the table, found by counting.
 
-One program per receiver compares every pair of its edges; the place of an edge is the number of those that come before it.
+Programs of a receiver compare every pair of its edges; the place of an edge is the number of those that come before it.
 Quadratic in the number of neighbours, but a receiver has about a hundred, and nothing is read twice from far away.
 """
 
@@ -13,14 +13,15 @@ from mosso.kernels.fused import FINGERPRINT
 from mosso.kernels.fused.launch import launch, register
 
 BLOCK = 32  # edges whose places are counted together, against as many at a time
+PROGRAMS = 4  # that share a receiver
 
 
 @triton.jit
-def _place(rows, senders, receiver_offsets, order, senders_out, rows_out, BLOCK: tl.constexpr):
+def _place(rows, senders, receiver_offsets, order, senders_out, rows_out, BLOCK: tl.constexpr, PROGRAMS: tl.constexpr):
     node = tl.program_id(0).to(tl.int64)
     start = tl.load(receiver_offsets + node)
     end = tl.load(receiver_offsets + node + 1)
-    for first in range(start, end, BLOCK):
+    for first in range(start + tl.program_id(1) * BLOCK, end, PROGRAMS * BLOCK):
         edge = first + tl.arange(0, BLOCK)
         inside = edge < end
         row = tl.load(rows + edge, mask=inside, other=0)
@@ -47,7 +48,7 @@ def _forward(rows: Tensor, senders: Tensor, receiver_offsets: Tensor, fingerprin
     num_nodes = receiver_offsets.shape[0] - 1
     if num_nodes:
         arrays = (rows.contiguous(), senders.contiguous(), receiver_offsets.contiguous(), order, senders_out, rows_out)
-        launch(_place, (num_nodes,), *arrays, BLOCK=BLOCK, num_warps=1)
+        launch(_place, (num_nodes, PROGRAMS), *arrays, BLOCK=BLOCK, PROGRAMS=PROGRAMS, num_warps=1)
     return order, senders_out, rows_out
 
 
