@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 
 import torch
 
-# How dense products of float32 numbers may run: as they are (ieee); on tensor cores with each number split so that the result keeps
-# the accuracy of float32 (tf32x3), or with operands rounded (tf32, bf16, fp16) and sums in float32. Float64 is never rounded.
-MATMULS = ("ieee", "tf32x3", "tf32", "bf16", "fp16")
+# How dense products of float32 numbers may run: with nothing lost of the operands, and sums in float32 or better (ieee); or on tensor
+# cores with operands rounded (tf32, bf16, fp16) and sums in float32. Float64 is never rounded.
+MATMULS = ("ieee", "tf32", "bf16", "fp16")
 
 
 @dataclass(frozen=True)
@@ -61,13 +61,12 @@ _FP64 = Precision("fp64", storage=torch.float64, compute=torch.float64, accumula
 _FP32 = Precision(
     "fp32", storage=torch.float32, compute=torch.float32, accumulate=torch.float32, geometry=torch.float64, table_error=6e-7
 )  # fmt: skip
-POLICIES = {policy.name: policy for policy in (_FP64, _FP32)}
-
-# Operands of dense products and tabulated radial weights rounded, all else as in fp32. They get a name that users can ask for once
-# their errors on a GPU stand in docs/precision.md.
-UNMEASURED = {
+# Operands of dense products and tabulated radial weights rounded, all else as in fp32; docs/precision.md has their errors.
+POLICIES = {
     policy.name: policy
     for policy in (
+        _FP64,
+        _FP32,
         replace(_FP32, name="tf32", matmul="tf32", table_error=1e-4),
         replace(_FP32, name="bf16", matmul="bf16", table=torch.bfloat16, table_error=5e-3),
         replace(_FP32, name="fp16", matmul="fp16", table=torch.float16, table_error=5e-4),

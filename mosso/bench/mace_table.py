@@ -29,7 +29,7 @@ from mosso.bench.steps import RowFile, reason, rows_of_problem
 from mosso.bench.variants import VARIANTS, tabulated
 from mosso.engine.potential import Potential, find_device
 from mosso.kernels import dispatch
-from mosso.precision import POLICIES, UNMEASURED
+from mosso.precision import POLICIES
 
 PARTS = ("ours", "peers", "largest", "md")
 MD_SYSTEM, MD_STEPS = "W648", 2000
@@ -62,7 +62,7 @@ class Run:
         return path
 
     def potential(self, precision: str) -> Potential:
-        return Potential(self.checkpoint, device=self.device, precision=(POLICIES | UNMEASURED)[precision])
+        return Potential(self.checkpoint, device=self.device, precision=POLICIES[precision])
 
     def steps(self) -> None:
         """Truth, inputs of the peer, and our rows."""
@@ -155,7 +155,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--models", type=names, default=list(TABLE))
     parser.add_argument("--systems", type=names, help="of those in the table")
     parser.add_argument("--variants", type=names, default=list(VARIANTS), help=", ".join(VARIANTS))
-    parser.add_argument("--precisions", type=names, default=[name for name in POLICIES if name != "fp64"])
+    parser.add_argument("--precisions", type=names, default=["fp32"])
     parser.add_argument("--parts", type=names, default=list(PARTS), help=", ".join(PARTS))
     parser.add_argument("--device", default="auto")
     parser.add_argument("--peer-python", default=sys.executable, help="interpreter that has mace-torch")
@@ -170,7 +170,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         (options.models, TABLE),
         (options.variants, VARIANTS),
         (options.parts, PARTS),
-        (options.precisions, POLICIES | UNMEASURED),
+        (options.precisions, POLICIES),
     ):
         if unknown := [name for name in given if name not in known]:
             parser.error(f"unknown {', '.join(unknown)}: choose from {', '.join(known)}")

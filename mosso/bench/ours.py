@@ -32,7 +32,7 @@ from mosso.graph.graph import Graph
 from mosso.interfaces.ase import Calculator
 from mosso.kernels import dispatch, preferred
 from mosso.models.outputs import Output
-from mosso.precision import POLICIES, UNMEASURED, Precision
+from mosso.precision import POLICIES, Precision
 from mosso.weights import store
 
 # As the dynamics through ASE in serve.py: K, fs, 1/fs; steps between rows of the log and frames of the trajectory.
@@ -206,16 +206,15 @@ def _policy(backend: str, precision: str, device: str) -> Precision:
     Raises:
         NotImplementedError: what cannot be had.
     """
-    policies = POLICIES | UNMEASURED
     if backend not in BACKENDS:
         raise NotImplementedError(f"mosso has no backend {backend!r}: {', '.join(BACKENDS)}")
     if backend == "triton" and device != "cuda":
         raise NotImplementedError("Triton ops run on CUDA devices")
-    if precision not in policies:
-        raise NotImplementedError(f"mosso has no precision {precision!r}: {', '.join(policies)}")
-    if device != "cuda" and policies[precision].matmul != "ieee":
+    if precision not in POLICIES:
+        raise NotImplementedError(f"mosso has no precision {precision!r}: {', '.join(POLICIES)}")
+    if device != "cuda" and POLICIES[precision].matmul != "ieee":
         raise NotImplementedError(f"{precision} rounds the operands of products on CUDA devices only")
-    return policies[precision]
+    return POLICIES[precision]
 
 
 def _structures(structures: Any) -> list[Structure]:

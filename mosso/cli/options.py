@@ -21,7 +21,9 @@ def wants_json(ctx: Any) -> bool:
 
 Model = Annotated[str, typer.Option("--model", "-m", help="A named model (see `mosso models`) or a model file.")]
 Device = Annotated[Literal["auto", "cpu", "cuda"], typer.Option("--device", help="Where to compute; auto takes a GPU where there is one.")]
-PrecisionName = Annotated[str, typer.Option("--precision", help="Named precision policy: fp64 or fp32.")]
+PrecisionName = Annotated[
+    str, typer.Option("--precision", help="Named precision policy: fp64 or fp32; on a GPU also tf32, bf16, fp16, less exact.")
+]
 Head = Annotated[str | None, typer.Option("--head", help="Readout head; needed only when the model has several.")]
 Progress = Annotated[bool, typer.Option("--progress/--no-progress", help="Progress on stderr; never when it is not a terminal.")]
 Json = Annotated[bool, typer.Option("--json", is_eager=True, callback=_note_json, help="One JSON document on stdout, nothing else.")]

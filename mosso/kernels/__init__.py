@@ -10,6 +10,7 @@ from mosso.kernels.dispatch import (
     pair_repulsion,
     path_linear,
     preferred,
+    radial_mlp,
     radial_moments,
     readout,
     species_path_linear,
@@ -24,7 +25,6 @@ from mosso.kernels.reference import (
     SpeciesGroups,
     Visits,
     fold_contraction,
-    radial_mlp,
     segment_sum,
 )
 

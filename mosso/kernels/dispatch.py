@@ -201,6 +201,20 @@ def symmetric_contraction(
     return fused.symmetric_contraction_triton(a_NMC, coefficients_STC, groups.species_N, table, groups.order_N)
 
 
+def radial_mlp(features_EK: Tensor, weights: Sequence[Tensor], activation_constant: float) -> Tensor:
+    """(E, out): see ``reference.radial_mlp``.
+
+    Libraries choose how to multiply by the number of rows, here that of edges there is room for. Where torch is to be deterministic the
+    products are those of ``path_linear`` on CUDA, so that the bits of an edge do not depend on that room.
+    """
+    alike = torch.are_deterministic_algorithms_enabled() and preferred("path_linear", features_EK.device) == "triton"
+    return reference.radial_mlp(features_EK, weights, activation_constant, _product_by_rows if alike else torch.matmul)
+
+
+def _product_by_rows(x_EK: Tensor, weight_KD: Tensor) -> Tensor:
+    return path_linear(x_EK.unsqueeze(1), [weight_KD], (0,), ((0,),)).squeeze(1)
+
+
 def visiting_order(rows_E: Tensor, senders_E: Tensor, receiver_offsets: Tensor, implementation: str = "auto") -> reference.Visits:
     """See ``reference.visiting_order``; ``implementation`` is auto, reference or triton."""
     if choose(implementation, "visiting_order", rows_E.new_empty(0, dtype=torch.float32)) == "reference":

@@ -83,7 +83,8 @@ def split_linear(flat: Tensor, blocks: list[tuple[int, int]], scales: list[float
 def split_species_linear(flat: Tensor, num_species: int, channels_in: int, channels_out: int) -> list[Tensor]:
     """Per-degree (S, C_in, C_out) matrices of a fully connected product with one-hot species, normalised."""
     stock = flat.view(-1, channels_in, num_species, channels_out)
-    return list((stock / (channels_in * num_species) ** 0.5).transpose(1, 2).unbind(0))
+    # Contiguous once, or ops would copy the matrices of all species in every call.
+    return list((stock / (channels_in * num_species) ** 0.5).transpose(1, 2).contiguous().unbind(0))
 
 
 def to_channel_major(features_NMC: Tensor, slices: list[slice]) -> Tensor:

@@ -89,7 +89,7 @@ def test_equals_the_reference(name: str) -> None:
 
 @pytest.mark.parametrize("tile", [16, 32])
 def test_every_way_to_cut_the_kernel(tile: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fused, "config", lambda *_: fused.Config(tile, 4, 1, "ieee"))
+    monkeypatch.setattr(fused, "config", lambda *_: fused.Config(tile, 4, 1))
     check_moments(make_case(3, 70, 2, padding=3), (torch.float32,))
 
 

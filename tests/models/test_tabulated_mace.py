@@ -14,7 +14,7 @@ from mosso.models import evaluation_form, outputs, tabulated_mace
 from mosso.models.base import species_index
 from mosso.models.outputs import Output
 from mosso.models.tabulated_mace import TabulatedMACE
-from mosso.precision import UNMEASURED
+from mosso.precision import POLICIES
 
 TABULATED = replace(Precision.named("fp64"), table=torch.float64, table_error=1e-7)
 STRUCTURES = [systems.water_box(2), systems.water_molecule(), systems.dimer(1.3, (6, 8)), systems.dimer(9.0, (1, 1))]
@@ -54,7 +54,7 @@ def test_float32_is_faithful(name: str) -> None:
 def test_rounded_tables_cost_what_their_format_says(name: str, bound: float) -> None:
     """On the CPU tables are all that is rounded; dense products are for the GPU to round."""
     model = "mace-residual-first"
-    found = evaluate(Potential(zoo.checkpoint(model), precision=UNMEASURED[name], head="Default"), True)
+    found = evaluate(Potential(zoo.checkpoint(model), precision=POLICIES[name], head="Default"), True)
     error = difference(found.forces, evaluate(zoo.potential(model, "fp64"), False).forces)
     assert 1e-7 < error < bound
 

@@ -86,15 +86,19 @@ class PathTable:
             start_out += 2 * path.l_out + 1
         return tuple(terms)
 
+    @cached_property
+    def num_pairs(self) -> list[int]:
+        """Per path how many products of a component of x and a harmonic it couples."""
+        return [len({(t.i, t.j) for t in terms}) for terms in self.terms]
+
     def hoisted(self, max_sums: int) -> frozenset[int]:
         """Paths whose coupling is taken out of the loop over edges: the cheapest in registers, while ``max_sums`` lasts.
 
         Those that cost no register always are, among them every path with the harmonic of degree 0.
         """
-        pairs = [len({(t.i, t.j) for t in terms}) for terms in self.terms]
-        growth = [count - (2 * path.l_out + 1) for count, path in zip(pairs, self.paths, strict=True)]
+        growth = [count - (2 * path.l_out + 1) for count, path in zip(self.num_pairs, self.paths, strict=True)]
         total, chosen = self.num_out, set()
-        for p in sorted(range(len(pairs)), key=lambda p: growth[p]):
+        for p in sorted(range(len(growth)), key=lambda p: growth[p]):
             if growth[p] == 0 or total + growth[p] <= max_sums:
                 total += growth[p]
                 chosen.add(p)

@@ -1,6 +1,7 @@
 """How fused ops are registered and their kernels started."""
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
@@ -11,6 +12,9 @@ from mosso.kernels.fused import INTERPRETED
 # torch 2.11 takes a kernel with inline assembly for one that may change any of its inputs, and then fails to compile training; its
 # inductor also fails on the gradient of radial moments where shapes are dynamic.
 COMPILERS_TRACE_ALL = tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 12)
+
+# A100, H100 and H200: their tensor cores multiply float64 at the rate at which other units multiply float32.
+DOUBLE_TENSOR_CORES = ((8, 0), (9, 0))
 
 
 class Config(NamedTuple):
@@ -35,6 +39,12 @@ class Config(NamedTuple):
 
 def ceil_div(a: int, b: int) -> int:
     return -(-a // b)
+
+
+@lru_cache
+def multiplies_in_double(device: torch.device) -> bool:
+    """Whether products of float32 are made in float64 there: more accurate, and no slower, on DOUBLE_TENSOR_CORES alone."""
+    return device.type == "cuda" and torch.version.cuda is not None and torch.cuda.get_device_capability(device) in DOUBLE_TENSOR_CORES
 
 
 def launch(kernel: Any, grid: tuple[int, ...], *arguments: Any, **constants: Any) -> None:

@@ -22,7 +22,7 @@ import triton.language as tl
 from torch import Tensor
 
 from mosso.kernels.fused import FINGERPRINT
-from mosso.kernels.fused.launch import ceil_div, launch, register
+from mosso.kernels.fused.launch import ceil_div, launch, multiplies_in_double, register
 from mosso.kernels.reference import TILE_ATOMS, SpeciesGroups
 from mosso.math.irreps import num_components
 from mosso.precision import MATMULS
@@ -41,14 +41,15 @@ class Config(NamedTuple):
     num_stages: int
 
 
-def config(num_rows: int, channels_in: int, channels_out: int, itemsize: int) -> Config:
+def config(num_rows: int, channels_in: int, channels_out: int, itemsize: int, matmul: str) -> Config:
     """The largest tiles that spill nothing on sm_90 and still make two programs for each of the 132 multiprocessors of an H200."""
     columns = min(64, max(16, triton.next_power_of_2(channels_out)))
-    depth = min(32, max(16, triton.next_power_of_2(channels_in)))
+    # Not by the number of rows, which would give a row other bits beside more of them.
+    depth = 16 if matmul == "double" else min(32, max(16, triton.next_power_of_2(channels_in)))
     row_tiles_wanted = ceil_div(2 * 132, ceil_div(channels_out, columns))
     if itemsize == 8 or num_rows < 64 * row_tiles_wanted:
         return Config(32, columns, depth, 4, 3)
-    if num_rows < 128 * row_tiles_wanted:
+    if matmul == "double" or num_rows < 128 * row_tiles_wanted:
         return Config(64, columns, depth, 4, 3)
     return Config(128, columns, depth, 8, 3)
 
@@ -182,6 +183,12 @@ def _matrix(index, w0, w1, w2, w3, w4, w5):
     return tl.where(index < 3, low, tl.where(index == 3, w3, tl.where(index == 4, w4, w5)))
 
 
+@triton.jit
+def nearest_tf32(x):
+    """Float32 whose upper 19 bits are the nearest tf32: tensor cores drop the others, which by itself makes sums too small."""
+    return (x.to(tl.int32, bitcast=True) + 0x1000).to(tl.float32, bitcast=True)
+
+
 @triton.jit(do_not_specialize=["num_atoms"])
 def _mix(
     x,
@@ -219,8 +226,9 @@ def _mix(
     STRIDE_IN and STRIDE_OUT are the steps in a matrix from one channel of the input, or of the output, to the next.
     """
     NUMBER: tl.constexpr = x.dtype.element_ty
-    OPERAND: tl.constexpr = tl.bfloat16 if MATMUL == "bf16" else tl.float16 if MATMUL == "fp16" else NUMBER
-    PRECISION: tl.constexpr = "tf32" if MATMUL == "tf32" else "tf32x3" if MATMUL == "tf32x3" else "ieee"
+    SUM: tl.constexpr = tl.float64 if MATMUL == "double" else NUMBER
+    OPERAND: tl.constexpr = tl.bfloat16 if MATMUL == "bf16" else tl.float16 if MATMUL == "fp16" else SUM
+    PRECISION: tl.constexpr = "tf32" if MATMUL == "tf32" else "ieee"
     COLUMN_TILES: tl.constexpr = (C_OUT + COLUMNS - 1) // COLUMNS
     CHUNKS: tl.constexpr = (C_IN + DEPTH - 1) // DEPTH
     # The columns of a tile of rows come one after the other, so that x is still in the cache.
@@ -261,7 +269,7 @@ def _mix(
     w_column = weight + column * STRIDE_OUT
     inside = row_inside[:, None] & (column < C_OUT)[None, :]
 
-    total = tl.zeros((ROWS, COLUMNS), NUMBER)
+    total = tl.zeros((ROWS, COLUMNS), SUM)
     for step in range(num_steps):
         block = step // CHUNKS
         inner = step % CHUNKS * DEPTH + tl.arange(0, DEPTH)
@@ -275,7 +283,10 @@ def _mix(
             right = tl.load(w_at, mask=(inner < C_IN)[:, None] & (column < C_OUT)[None, :], other=0.0)
         else:
             right = tl.load(w_at)
-        total = tl.dot(left.to(OPERAND), right.to(OPERAND), total, input_precision=PRECISION, out_dtype=NUMBER)
+        if MATMUL == "tf32":
+            left = nearest_tf32(left)
+            right = nearest_tf32(right)
+        total = tl.dot(left.to(OPERAND), right.to(OPERAND), total, input_precision=PRECISION, out_dtype=SUM)
 
     if BIAS:
         kind = tl.load(species_of_atom + atom, mask=row_inside, other=0)
@@ -320,7 +331,11 @@ def _mixed(
     out = (x.new_zeros if mirrored and not layout.reads_all else x.new_empty)((num_atoms, rows_out, channels_out))
     table, fields = _table(layout, mirrored)
     widths = table[::fields]
-    cut = config(num_atoms * sum(widths), channels_in, channels_out, x.element_size())
+    if x.dtype == torch.float64:
+        matmul = "ieee"
+    elif matmul == "ieee" and multiplies_in_double(x.device):
+        matmul = "double"
+    cut = config(num_atoms * sum(widths), channels_in, channels_out, x.element_size(), matmul)
     row_tiles = sum(ceil_div((TILE_ATOMS if tiles is not None else num_atoms) * width, cut.rows) for width in widths)
     row_tiles *= tiles.shape[0] if tiles is not None else 1
     matrices = [weight.contiguous() for weight in weights]
@@ -345,7 +360,7 @@ def _mixed(
         C_OUT=channels_out,
         STRIDE_IN=1 if mirrored else channels_out,
         STRIDE_OUT=channels_in if mirrored else 1,
-        MATMUL="ieee" if x.dtype == torch.float64 else matmul,
+        MATMUL=matmul,
         ROWS=cut.rows,
         COLUMNS=cut.columns,
         DEPTH=cut.depth,

@@ -20,7 +20,7 @@ import triton.language as tl
 from torch import Tensor
 
 from mosso.kernels.fused import FINGERPRINT, refuse_second_derivative
-from mosso.kernels.fused.launch import launch, register
+from mosso.kernels.fused.launch import launch, multiplies_in_double, register
 
 
 class Config(NamedTuple):
@@ -30,18 +30,26 @@ class Config(NamedTuple):
         tile: edges of one matrix product, at least 16.
         num_warps: warps of one program.
         num_stages: tiles whose loads are under way together.
-        precision: of the products of float32: ``ieee`` (multiply-adds) or ``tf32x3`` (split products on tensor cores).
+        in_double: products of float32 are made in float64.
     """
 
     tile: int
     num_warps: int
     num_stages: int
-    precision: str
+    in_double: bool = False
 
 
-def config(direction: str, itemsize: int) -> Config:
-    """What spills nothing on sm_90 for J = 16 and K = 64."""
-    return Config(16, 8 if itemsize == 8 else 2, 1, "ieee")
+# Groups of edges that give every multiprocessor of an H200 work enough; fewer of them take more warps each.
+MANY_GROUPS = 4 * 132
+
+
+def config(direction: str, num_groups: int, itemsize: int, double: bool) -> Config:
+    """By times on an H200 for J = 16 and K = 64; ``double``: whether tensor cores multiply float64."""
+    if itemsize == 8:
+        return Config(16, 8, 1)
+    if direction == "forward" or not double:
+        return Config(16, 2, 1)
+    return Config(16, 1, 1, in_double=True) if num_groups >= MANY_GROUPS else Config(32, 4, 1, in_double=True)
 
 
 @triton.jit
@@ -114,7 +122,7 @@ def _moments(
     PAD_J: tl.constexpr,
     PAD_K: tl.constexpr,
     TILE: tl.constexpr,
-    PRECISION: tl.constexpr,
+    IN_DOUBLE: tl.constexpr,
 ):
     """out[n, :, z, :] of one receiver and species."""
     group = tl.program_id(0).to(tl.int64)
@@ -122,12 +130,13 @@ def _moments(
     z = group % NUM_SPECIES
     start = tl.load(group_offsets + group)
     end = tl.load(group_offsets + group + 1)
-    total = tl.zeros((PAD_J, PAD_K), out.dtype.element_ty)
+    PRODUCT: tl.constexpr = tl.float64 if IN_DOUBLE else out.dtype.element_ty
+    total = tl.zeros((PAD_J, PAD_K), PRODUCT)
     for first in range(start, end, TILE):
         edge, live = _edges(order, first + tl.arange(0, TILE), end, NUM_SPECIES)
         phi, _ = _radial(features, rows, table, edge, live, J, K, PAD_K)
         harmonics = _harmonics(features, edge, live, J, PAD_J)
-        total = tl.dot(tl.trans(harmonics), phi, total, input_precision=PRECISION, out_dtype=out.dtype.element_ty)
+        total = tl.dot(tl.trans(harmonics).to(PRODUCT), phi.to(PRODUCT), total, input_precision="ieee", out_dtype=PRODUCT)
     j = tl.arange(0, PAD_J)[:, None]
     k = tl.arange(0, PAD_K)[None, :]
     tl.store(out + ((node * J + j) * NUM_SPECIES + z) * K + k, total, mask=(j < J) & (k < K))
@@ -150,7 +159,7 @@ def _moments_backward(
     PAD_J: tl.constexpr,
     PAD_K: tl.constexpr,
     TILE: tl.constexpr,
-    PRECISION: tl.constexpr,
+    IN_DOUBLE: tl.constexpr,
 ):
     """Gradients of the edges into one receiver from one species, and zeros for a share of the padding edges."""
     group = tl.program_id(0).to(tl.int64)
@@ -162,16 +171,17 @@ def _moments_backward(
     start = tl.load(group_offsets + group, mask=group < num_groups, other=0)
     end = tl.load(group_offsets + group + 1, mask=group < num_groups, other=0)
     at = g + ((node * J + j[:, None]) * NUM_SPECIES + z) * K + k
-    g_JK = tl.load(at, mask=(j[:, None] < J) & (k < K) & (start < end), other=0.0)
+    PRODUCT: tl.constexpr = tl.float64 if IN_DOUBLE else g.dtype.element_ty
+    g_JK = tl.load(at, mask=(j[:, None] < J) & (k < K) & (start < end), other=0.0).to(PRODUCT)
     column = j[None, :]
     for first in range(start, end, TILE):
         edge, live = _edges(order, first + tl.arange(0, TILE), end, NUM_SPECIES)
         phi, slope = _radial(features, rows, table, edge, live, J, K, PAD_K)
         harmonics = _harmonics(features, edge, live, J, PAD_J)
-        of_phi = tl.dot(harmonics, g_JK, input_precision=PRECISION, out_dtype=g.dtype.element_ty)
+        of_phi = tl.dot(harmonics.to(PRODUCT), g_JK, input_precision="ieee", out_dtype=PRODUCT)
         # g phi^T and then its transpose takes fewer registers than phi g^T.
-        of_harmonics = tl.trans(tl.dot(g_JK, tl.trans(phi), input_precision=PRECISION, out_dtype=g.dtype.element_ty))
-        of_position = tl.sum(of_phi * slope, axis=1)
+        of_harmonics = tl.trans(tl.dot(g_JK, tl.trans(phi).to(PRODUCT), input_precision="ieee", out_dtype=PRODUCT))
+        of_position = tl.sum(of_phi.to(slope.dtype) * slope, axis=1)
         grad = tl.where(column == 0, of_position[:, None], of_harmonics)
         tl.store(grad_features + edge[:, None] * J + column, grad, mask=live[:, None] & (column < J))
     # How many padding edges there are is known on the device only.
@@ -181,10 +191,10 @@ def _moments_backward(
         tl.store(grad_features + edge * J + column, zero, mask=(edge < num_edges) & (column < J))
 
 
-def _constants(direction: str, features: Tensor, table: Tensor, num_species: int) -> dict[str, Any]:
+def _constants(direction: str, num_groups: int, features: Tensor, table: Tensor, num_species: int) -> dict[str, Any]:
     """What kernels are compiled for; products want at least 16 of everything."""
     num_features, num_radial = int(features.shape[1]), int(table.shape[2])
-    cut = config(direction, features.element_size())
+    cut = config(direction, num_groups, features.element_size(), multiplies_in_double(features.device))
     return {
         "J": num_features,
         "K": num_radial,
@@ -192,7 +202,7 @@ def _constants(direction: str, features: Tensor, table: Tensor, num_species: int
         "PAD_J": max(16, triton.next_power_of_2(num_features)),
         "PAD_K": max(16, triton.next_power_of_2(num_radial)),
         "TILE": cut.tile,
-        "PRECISION": cut.precision,
+        "IN_DOUBLE": cut.in_double,
         "num_warps": cut.num_warps,
         "num_stages": cut.num_stages,
     }
@@ -230,7 +240,7 @@ def _forward(
     num_groups = group_offsets.shape[0] - 1
     out = features.new_empty(num_groups // num_species, features.shape[1], num_species, table.shape[2])
     tensors = (t.contiguous() for t in (features, rows, table, order, group_offsets))
-    launch(_moments, (num_groups,), *tensors, out, **_constants("forward", features, table, num_species))
+    launch(_moments, (num_groups,), *tensors, out, **_constants("forward", num_groups, features, table, num_species))
     return out
 
 
@@ -246,7 +256,7 @@ def _backward(
     num_groups, num_edges = group_offsets.shape[0] - 1, features.shape[0]
     out = features.new_empty(features.shape)
     tensors = (t.contiguous() for t in (g, features, rows, table, order, group_offsets))
-    constants = _constants("backward", features, table, num_species)
+    constants = _constants("backward", num_groups, features, table, num_species)
     launch(_moments_backward, (max(num_groups, 1),), *tensors, out, num_groups, num_edges, **constants)
     return out
 

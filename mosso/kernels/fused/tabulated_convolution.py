@@ -28,15 +28,20 @@ from mosso.math.coupling import CouplingPath
 
 # Most that gradients per edge and channel may take at a time.
 SCRATCH_BYTES = 2**30
+# Sums that leave registers for the loads of the next edge.
+MAX_SUMS_AHEAD = 96
 
 
-def config(direction: str, channels: int, num_features: int, itemsize: int) -> Config:
+def config(direction: str, known: PathTable, itemsize: int, table_itemsize: int) -> Config:
     """One warp, one channel per thread: the programs of a multiprocessor then share few enough columns of the table for a row of
-    it to stay in the L1 cache until the last of them has read it."""
+    it to stay in the L1 cache until the last of them has read it. Loads go ahead where registers are left for them and rows are
+    long; by times on an H200."""
     max_sums = generated.MAX_HOISTED[itemsize]
     nvidia = torch.version.cuda is not None and not INTERPRETED
-    summed = direction == "backward" and nvidia and num_features <= 32
-    return Config(32, 1, 1, max_sums, warp_sum=itemsize if summed else 0)
+    ahead = itemsize == 4 and sum(known.num_pairs) <= MAX_SUMS_AHEAD
+    if direction == "forward":
+        return Config(32, 1, 2 if ahead else 1, max_sums, ahead and table_itemsize == 4)
+    return Config(32, 1, 1, max_sums, ahead, warp_sum=itemsize if nvidia and known.num_edge <= 32 else 0)
 
 
 def _fake_forward(x, features, table, senders, rows, order, receiver_offsets, transpose, sender_offsets, paths):
@@ -64,7 +69,7 @@ def _forward(
     assert table.shape[1:] == (len(known.paths), channels, 4)
     assert receiver_offsets.shape == sender_offsets.shape == (num_nodes + 1,)
     out = x.new_empty(num_nodes, known.num_out, channels)
-    cut = config("forward", channels, known.num_edge, x.element_size())
+    cut = config("forward", known, x.element_size(), table.element_size())
     launch(
         generated.kernel("forward", known, cut.step, cut.max_sums, cut.ahead, weights=TABULATED),
         (num_nodes, ceil_div(channels, cut.block)),
@@ -114,7 +119,7 @@ def _backward(
     num_nodes, num_edges, channels = x.shape[0], features.shape[0], int(x.shape[2])
     width, num_features = known.num_in * channels, known.num_edge
     need_x, need_y = needed
-    cut = config("backward", channels, num_features, x.element_size())
+    cut = config("backward", known, x.element_size(), table.element_size())
     num_blocks = ceil_div(channels, cut.block)
     per_edge = (width if need_x else 0) + (num_blocks * num_features if need_y else 0)
     chunks = _chunks(num_edges, max(1, SCRATCH_BYTES // (per_edge * x.element_size())))

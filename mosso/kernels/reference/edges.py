@@ -1,6 +1,6 @@
 """Ops over edges: geometry, radial networks and tables, convolutions, and the forces that follow."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -17,13 +17,18 @@ from mosso.math.harmonics import spherical_harmonics
 SHORTEST = 1e-30
 
 
-def radial_mlp(features_EK: Tensor, weights: Sequence[Tensor], activation_constant: float) -> Tensor:
+def radial_mlp(
+    features_EK: Tensor,
+    weights: Sequence[Tensor],
+    activation_constant: float,
+    product: Callable[[Tensor, Tensor], Tensor] = torch.matmul,
+) -> Tensor:
     """(E, out): layers x W / sqrt(fan-in), scaled silu between them, the last one linear; weights are stock (in, out)."""
     x = features_EK
     for depth, weight in enumerate(weights):
         if depth > 0:
             x = nn.functional.silu(x) * activation_constant
-        x = x @ (weight / weight.shape[0] ** 0.5)
+        x = product(x, weight / weight.shape[0] ** 0.5)
     return x
 
 
