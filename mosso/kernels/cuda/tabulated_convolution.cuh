@@ -27,22 +27,22 @@ __device__ __forceinline__ float packed_low(float x) { return x - __uint_as_floa
 template <int L>
 struct Harmonics {
   float high[4], low[4];
+
+  __device__ __forceinline__ Harmonics(const float *edge, const float *other, int quarter) {
+#pragma unroll
+    for (int v = 0; v < 4; v++) {
+      const int j = quarter + 4 * (v / 2);  // read within bounds and without a branch
+      const float read = (v % 2 ? other : edge)[L * L + min(j, 2 * L)], value = j < 2 * L + 1 ? read : 0.0f;
+      high[v] = nearest(value), low[v] = value - high[v];
+    }
+    if (L == 1) high[2] = low[0], high[3] = low[1];  // three harmonics leave room for their low parts
+  }
 };
+
 // dY of degree L of 16 edges; ``low`` are the small products.
 struct Sums {
   float high[4] = {0, 0, 0, 0}, low[4] = {0, 0, 0, 0};
 };
-
-template <int L>
-__device__ __forceinline__ void load_harmonics(Harmonics<L> &y, const float *edge, const float *other, int quarter) {
-#pragma unroll
-  for (int v = 0; v < 4; v++) {
-    const int j = quarter + 4 * (v / 2);
-    const float value = j < 2 * L + 1 ? (v % 2 ? other : edge)[L * L + j] : 0.0f;
-    y.high[v] = nearest(value), y.low[v] = value - y.high[v];
-  }
-  if (L == 1) y.high[2] = y.low[0], y.high[3] = y.low[1];  // three harmonics leave room for their low parts
-}
 
 // u = Y G of one p, i; ``g`` points to packed G of harmonic ``quarter`` and channel lane / 4.
 template <int L>
@@ -79,6 +79,15 @@ struct Coefficients {
 // of a line.
 struct Rows {
   const Quad *first[2], *second[2];
+
+  __device__ __forceinline__ Rows(const Quad *table, const int (&rows)[2], int width, bool odd) {
+#pragma unroll
+    for (int e = 0; e < 2; e++) first[e] = table + (size_t)rows[e] * width + odd, second[e] = table + (size_t)rows[e] * width + !odd;
+  }
+  __device__ __forceinline__ void next_channels() {
+#pragma unroll
+    for (int e = 0; e < 2; e++) first[e] += 8, second[e] += 8;
+  }
 };
 
 __device__ __forceinline__ void load(Coefficients &c, const Rows &rows, int offset) {
@@ -94,8 +103,9 @@ __device__ __forceinline__ void evaluate(float (&w)[4], float (&slope)[4], const
 #pragma unroll
     for (int h = 0; h < 2; h++) {
       const float4 c = numbers(read.of[2 * e + h]);
-      values[h] = c.x + t[e] * (c.y + t[e] * (c.z + t[e] * c.w));
-      slopes[h] = c.y + (2.0f * t[e]) * (c.z + (1.5f * t[e]) * c.w);
+      const float upper = c.z + t[e] * c.w, inner = c.y + t[e] * upper;
+      values[h] = c.x + t[e] * inner;
+      slopes[h] = inner + t[e] * (upper + t[e] * c.w);
     }
     w[2 * e] = odd ? values[1] : values[0], w[2 * e + 1] = odd ? values[0] : values[1];
     slope[2 * e] = odd ? slopes[1] : slopes[0], slope[2 * e + 1] = odd ? slopes[0] : slopes[1];
@@ -154,19 +164,30 @@ __device__ __forceinline__ void add_scalar_path(float (*dx)[4], float (&dt)[2], 
   add_slopes(dt, dw, slope);
 }
 
-// Components of x of two atoms; ``x`` points to the first of two channels of atom 0, whose numbers are ``width``.
+// Where a lane reads x of two edges.
+struct Inputs {
+  const float *of[2];
+
+  __device__ __forceinline__ Inputs(const float *x, const int (&atoms)[2], int width) {
+#pragma unroll
+    for (int e = 0; e < 2; e++) of[e] = x + (size_t)atoms[e] * width;
+  }
+  __device__ __forceinline__ void next_channels() { of[0] += 8, of[1] += 8; }
+};
+
+// Components of x of two edges, from ``offset`` on.
 template <int COMPONENTS>
-__device__ __forceinline__ void load_inputs(float (*to)[4], const float *x, const int (&atoms)[2], int width, int channels) {
+__device__ __forceinline__ void load_inputs(float (*to)[4], const Inputs &x, int offset, int channels) {
 #pragma unroll
   for (int e = 0; e < 2; e++)
 #pragma unroll
     for (int i = 0; i < COMPONENTS; i++) {
-      const float2 both = *reinterpret_cast<const float2 *>(x + (size_t)atoms[e] * width + i * channels);
+      const float2 both = *reinterpret_cast<const float2 *>(x.of[e] + offset + i * channels);
       to[i][2 * e] = both.x, to[i][2 * e + 1] = both.y;
     }
 }
 
-// The same of two rows of dx, those below zero left out.
+// Components of dx of two rows, those below zero left out.
 template <int COMPONENTS>
 __device__ __forceinline__ void store_inputs(const float (*from)[4], float *dx, const int (&rows)[2], int width, int channels) {
 #pragma unroll

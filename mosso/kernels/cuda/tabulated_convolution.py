@@ -2,8 +2,9 @@
 
 backward: one warp per receiver and block of channels takes 16 of the incoming edges and 8 channels at a time. The sums over harmonics and
 those over channels, which are most of the arithmetic, are products of matrices in twice the precision of the tensor cores: as exact as
-float32 elsewhere. dY comes in parts, one per block of channels, dx comes per edge; both are summed as in the triton one, chunk by chunk,
-and are the same bits in every run. The kernel is in ``tabulated_convolution.cuh``, its source is put together per table of paths.
+float32 elsewhere. Coefficients are asked for two paths ahead of their use, across channels and edges. dY comes in parts, one per block
+of channels, dx comes per edge; both are summed as in the triton one, chunk by chunk, and are the same bits in every run. The kernel is in
+``tabulated_convolution.cuh``, its source is put together per table of paths.
 
 N atoms, E edges, P paths, C channels, M components of x, J features of an edge, K components of the output, R rows of the table.
 """
@@ -46,17 +47,13 @@ def shape_obstacle(
     return None
 
 
-def block_of(channels: int) -> int:
-    """Channels of one warp."""
-    return next(block for block in (32, 24, 16, 8) if channels % block == 0)
-
-
 def cut(known: PathTable, table: Tensor, senders: Tensor, receiver_offsets: Tensor, needed: Sequence[bool]) -> Cut:
-    """Twelve warps on a multiprocessor, as registers are enough for where x has degrees 0 and 1."""
-    channels = int(table.shape[2])
+    """Eight warps on a multiprocessor, each with all the registers a thread can have: with fewer, compilers move loads to where their
+    results are needed, and waiting takes most of the time. Where x has degree 2, G of 32 channels is too large for eight."""
+    channels, widest = int(table.shape[2]), 32 if known.num_in <= 4 else 16
+    block = next(block for block in (32, 24, 16, 8) if block <= widest and channels % block == 0)
     types = table.dtype, senders.dtype, receiver_offsets.dtype
-    resident = 12 if known.num_in <= 4 else 8
-    return Cut(channels, block_of(channels), resident, *types, need_x=needed[0], need_y=needed[1])
+    return Cut(channels, block, 8, *types, need_x=needed[0], need_y=needed[1])
 
 
 @lru_cache(maxsize=64)
