@@ -60,7 +60,7 @@ class Model:
 
 # Elements of the Materials Project's trajectories, which all models of materials here know.
 MATERIALS = frozenset({*range(1, 84), *range(89, 95)})
-_MOSSO = Competitor("mosso", ("auto",), ("eager", "stock", "stock-eager", "triton", "cuda", "reference"))
+_MOSSO = Competitor("mosso", ("auto",), ("eager", "stock", "stock-eager", "triton", "reference"))
 _MACE = (
     _MOSSO,
     Competitor("mace-torch", ("e3nn", "e3nn-compiled", "cueq", "cueq-compiled", "oeq", "hybrid")),

@@ -1,8 +1,8 @@
 """mosso in the benchmark: the adapter that ``peers/serve.py`` loads for it, with the interface of peers/README.md.
 
 Backends: ``auto`` is what users get; ``eager`` the same without CUDA graphs; ``stock`` and ``stock-eager`` likewise without the form with
-tables; ``triton`` every op in Triton and the form with tables, measured or not, ``cuda`` with CUDA C++ where there is that; ``reference``
-every op in plain torch and no tables, which makes the true answers.
+tables; ``triton`` every op in Triton and the form with tables, measured or not; ``reference`` every op in plain torch and no tables, which
+makes the true answers.
 """
 
 import hashlib
@@ -64,7 +64,6 @@ BACKENDS: dict[str, Backend] = {
     "stock": Backend(stock, "auto", True),
     "stock-eager": Backend(stock, "auto", False),
     "triton": Backend(_usual, "triton", True),
-    "cuda": Backend(_usual, "cuda", True),
     "reference": Backend(stock, "reference", False),
 }
 
@@ -231,8 +230,8 @@ def _policy(backend: str, precision: str, device: str) -> Precision:
     """
     if backend not in BACKENDS:
         raise NotImplementedError(f"mosso has no backend {backend!r}: {', '.join(BACKENDS)}")
-    if backend in ("triton", "cuda") and device != "cuda":
-        raise NotImplementedError("ops in Triton and CUDA C++ run on CUDA devices")
+    if backend == "triton" and device != "cuda":
+        raise NotImplementedError("ops in Triton run on CUDA devices")
     if precision not in POLICIES:
         raise NotImplementedError(f"mosso has no precision {precision!r}: {', '.join(POLICIES)}")
     if device != "cuda" and POLICIES[precision].matmul != "ieee":

@@ -16,9 +16,7 @@ from mosso.kernels import reference
 from mosso.kernels.reference import neighbor_list
 from mosso.math.coupling import ContractionTable, CouplingPath
 
-IMPLEMENTATIONS = ("auto", "reference", "triton", "cuda")
-# Ops that exist in CUDA C++ as well; what it cannot take goes to triton.
-IN_CUDA = frozenset({"tabulated_convolution"})
+IMPLEMENTATIONS = ("auto", "reference", "triton")
 
 
 HAS_TRITON = find_spec("triton") is not None
@@ -48,29 +46,6 @@ def _device_obstacle(device: str) -> str | None:
     return None
 
 
-def cuda_obstacle(*tensors: Tensor) -> str | None:
-    """Why kernels in CUDA C++ cannot run on these tensors of real numbers, None where they can."""
-    reason = triton_obstacle(*tensors)
-    if reason is not None:
-        return reason
-    if tensors[0].dtype != torch.float32:
-        return f"it computes in float32, and its inputs are {tensors[0].dtype}"
-    return _cuda_device_obstacle(str(tensors[0].device))
-
-
-@torch.compiler.assume_constant_result
-def _cuda_device_obstacle(device: str) -> str | None:
-    if not device.startswith("cuda") or not torch.version.cuda:
-        return f"it runs on NVIDIA devices, and its inputs are on {device}"
-    if torch.cuda.get_device_capability(device) < (8, 0):
-        return f"it needs compute capability 8.0, and {torch.cuda.get_device_name(device)} is older"
-    from mosso.kernels.cuda import driver, nvrtc
-
-    if driver.library() is None:
-        return "the CUDA driver (libcuda.so.1) was not found"
-    return None if nvrtc.library() else "NVRTC was not found (it comes with torch builds for CUDA)"
-
-
 # What ``auto`` runs on CUDA devices. A Triton op moves in here once its errors and times on a GPU stand in docs/kernels.md.
 ON_CUDA = {
     "edge_convolution": "triton",
@@ -94,7 +69,7 @@ ON_CUDA = {
 
 
 def preferred(op: str, device: torch.device) -> str:
-    """``reference``, ``triton`` or ``cuda``: what ``auto`` means for an op on a device."""
+    """``reference`` or ``triton``: what ``auto`` means for an op on a device."""
     runs = device.type == "cuda" and HAS_TRITON and _device_obstacle(str(device)) is None
     return ON_CUDA[op] if runs else "reference"
 
@@ -105,7 +80,7 @@ def prefer(implementation: str) -> Iterator[None]:
     if implementation not in IMPLEMENTATIONS[1:]:
         raise ValueError(f"Unknown implementation {implementation!r}: choose one of {', '.join(IMPLEMENTATIONS[1:])}.")
     before = dict(ON_CUDA)
-    ON_CUDA.update({op: implementation for op in ON_CUDA if implementation != "cuda" or op in IN_CUDA})
+    ON_CUDA.update(dict.fromkeys(ON_CUDA, implementation))
     try:
         yield
     finally:
@@ -113,25 +88,20 @@ def prefer(implementation: str) -> Iterator[None]:
 
 
 def choose(implementation: str, op: str, *tensors: Tensor) -> str:
-    """``reference``, ``triton`` or ``cuda`` for what was asked for; ``tensors`` are the real-valued inputs of the op."""
+    """``reference`` or ``triton`` for what was asked for; ``tensors`` are the real-valued inputs of the op."""
     if implementation not in IMPLEMENTATIONS:
         raise ValueError(f"Unknown implementation {implementation!r} of {op}: choose one of {', '.join(IMPLEMENTATIONS)}.")
-    if implementation == "cuda" and op not in IN_CUDA:
-        raise ValueError(f"There is no cuda implementation of {op}: choose one of auto, reference, triton.")
-    wanted = preferred(op, tensors[0].device) if implementation == "auto" else implementation
+    wanted = implementation
+    if implementation == "auto":
+        wanted = preferred(op, tensors[0].device)
     if wanted == "reference":
         return "reference"
-    reason = cuda_obstacle(*tensors) if wanted == "cuda" else triton_obstacle(*tensors)
+    reason = triton_obstacle(*tensors)
     if reason is None:
-        return wanted
-    _refuse(implementation, wanted, op, reason)
-    return "triton" if wanted == "cuda" and triton_obstacle(*tensors) is None else "reference"
-
-
-def _refuse(implementation: str, wanted: str, op: str, reason: str) -> None:
-    """What was asked for by name runs or says why it cannot; auto takes another."""
-    if implementation != "auto":
-        raise ValueError(f"The {wanted} implementation of {op} cannot run here: {reason}. Ask for 'auto' or 'reference'.")
+        return "triton"
+    if implementation == "auto":
+        return "reference"
+    raise ValueError(f"The triton implementation of {op} cannot run here: {reason}. Ask for 'auto' or 'reference'.")
 
 
 class NeighborOps(NamedTuple):
@@ -239,22 +209,14 @@ def tabulated_convolution(
     visits: reference.Visits | None = None,
     implementation: str = "auto",
 ) -> Tensor:
-    """(N, K, C): see ``reference.tabulated_convolution``; ``implementation`` is auto, reference, triton or cuda.
+    """(N, K, C): see ``reference.tabulated_convolution``; ``implementation`` is auto, reference or triton.
 
-    The triton and cuda ones are differentiable once, and not in the table.
+    The triton one is differentiable once, and not in the table.
     """
     edges = (senders_E, receivers_E, receiver_offsets, transpose_E, sender_offsets)
     arguments = (x_NMC, features_EJ, rows_E, table_RPCQ, *edges)
-    chosen = choose(implementation, "tabulated_convolution", x_NMC, features_EJ)
-    if chosen == "reference":
+    if choose(implementation, "tabulated_convolution", x_NMC, features_EJ) == "reference":
         return reference.tabulated_convolution(*arguments, degrees_in, paths, visits)
-    if chosen == "cuda":
-        from mosso.kernels.cuda import tabulated_convolution as cuda
-
-        reason = cuda.shape_obstacle(features_EJ, rows_E, table_RPCQ, visits, degrees_in)
-        if reason is None:
-            return cuda.tabulated_convolution(*arguments, degrees_in, paths, visits)
-        _refuse(implementation, "cuda", "tabulated_convolution", reason)
     from mosso.kernels.fused import tabulated_convolution as fused
 
     return fused.tabulated_convolution(*arguments, degrees_in, paths, visits)

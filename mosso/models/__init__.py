@@ -26,7 +26,7 @@ def build(architecture: str, spec: Mapping[str, Any], tensors: Mapping[str, Tens
 def evaluation_form(model: Model, device: torch.device) -> Form:
     """The form of ``model`` that gives energies and first derivatives fastest on ``device``; the model itself where it has no other."""
     # Without its kernel a table has to be spread out over all edges, which costs more than the networks it stands for.
-    tabulate = kernels.preferred("tabulated_convolution", device) != "reference"
+    tabulate = kernels.preferred("tabulated_convolution", device) == "triton"
     if tabulate and isinstance(model, MACE) and model.precision.table_error is not None:
         return TabulatedMACE(model)
     return model

@@ -106,6 +106,13 @@ def test_against_the_reference(max_ell: int, degrees: tuple[int, ...], order: in
     check_contraction(make_case(table_of(max_ell, degrees, order), num_atoms, num_species, channels))
 
 
+def test_tiles_of_several_atoms(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many atoms take them, of one species or of two, the last tile partly empty."""
+    monkeypatch.setattr(fused, "FEW_ATOMS", 0)
+    for num_species in (1, 2):
+        check_contraction(make_case(table_of(2, (0, 1), 2), 7, num_species, 33))
+
+
 @pytest.mark.parametrize("last", [0, 3])
 def test_the_order_of_atoms_changes_nothing(last: int) -> None:
     """Sorted, or sorted with a mistake in it: the bits are those of no order at all."""

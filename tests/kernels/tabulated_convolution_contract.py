@@ -93,6 +93,12 @@ def test_table_in_another_precision(table: torch.dtype) -> None:
     check(make_case((0, 1), 1, 3, 6, 3, table=table).run)
 
 
+@pytest.mark.parametrize("most", [1, 3])
+def test_programs_that_share_a_receiver(most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fused, "MOST_SHARES", most)
+    check(make_case((0, 1), 2, 2, 5, 3, padding=1).run, (torch.float64,))
+
+
 @pytest.mark.parametrize(("step", "max_sums", "ahead"), CUTS)
 def test_every_way_to_cut_the_kernel(step: int, max_sums: int, ahead: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fused, "config", lambda direction, *_: fused.Config(32, 1, step, max_sums, ahead))

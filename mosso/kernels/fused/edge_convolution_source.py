@@ -448,6 +448,10 @@ def backward_source(table: PathTable, weights: Weights, step: int, max_sums: int
     arguments = f"g, x, {weights.arguments}, grad_x, grad_{weights.scalars}, {', '.join(weights.backward)},\n    {constants}"
     _head(write, f"{weights.op}_backward", arguments, table, weights)
     weights.restrict(write)
+    # Programs may share a receiver: what they write is written per edge.
+    write("share = (end - start + tl.num_programs(2) - 1) // tl.num_programs(2)")
+    write("start += tl.program_id(2) * share")
+    write("end = tl.minimum(start + share, end)")
     write(f"grad_{weights.scalars} += tl.program_id(1).to(tl.int64) * {weights.num_rows} * {table.num_edge}")
     write(f"at = g + node * ({table.num_out} * CHANNELS) + channel")
     for k in range(table.num_out):

@@ -30,6 +30,8 @@ from mosso.math.coupling import CouplingPath
 SCRATCH_BYTES = 2**30
 # Sums that leave registers for the loads of the next edge.
 MAX_SUMS_AHEAD = 96
+# Programs of the backward pass that fill an H200, and at most so many of a receiver and block of channels.
+ENOUGH_PROGRAMS, MOST_SHARES = 4096, 8
 
 
 def config(direction: str, known: PathTable, itemsize: int, table_itemsize: int) -> Config:
@@ -134,8 +136,9 @@ def _backward(
     sizes = {"CHANNELS": channels, "BLOCK": cut.block, "NEED_X": need_x, "NEED_Y": need_y}
     by_parts = {"PARTS": num_blocks, "WIDTH": num_features, "BLOCK": 1024}
     g = g.contiguous()
+    shares = min(MOST_SHARES, max(1, ENOUGH_PROGRAMS // max(1, num_nodes * num_blocks)))
     for first, last in chunks:
-        launch(kernel, (num_nodes, num_blocks), g, *edges, grad_edges, grad_parts, first, last, **sizes, num_warps=cut.num_warps)
+        launch(kernel, (num_nodes, num_blocks, shares), g, *edges, grad_edges, grad_parts, first, last, **sizes, num_warps=cut.num_warps)
         if need_x:
             over_senders(grad_edges, *by_sender, grad_x, width, (first, last) if len(chunks) > 1 else None)
         if need_y:
