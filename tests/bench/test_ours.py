@@ -87,7 +87,6 @@ def test_precisions_and_backends(tiny: None) -> None:
         ("auto", "tf32", "on CUDA devices only"),
         ("auto", "bf16", "on CUDA devices only"),
         ("triton", "fp32", "run on CUDA"),
-        ("cuda", "fp32", "run on CUDA"),
     ],
 )
 def test_what_it_cannot_do(tiny: None, backend: str, precision: str, words: str) -> None:
