@@ -63,3 +63,14 @@ def test_public_face_is_small() -> None:
 def test_the_command_line_does_not_import_torch() -> None:
     code = "import sys, mosso.cli; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+
+
+def test_a_potential_does_not_import_the_compiler_of_torch() -> None:
+    """It takes a second; what stands for its decorator is what it does."""
+    import torch
+
+    from mosso.kernels import dispatch
+
+    code = "import sys, mosso; mosso.load('mosso-xtb-s', device='cpu'); sys.exit('torch._dynamo' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+    assert vars(torch.compiler.assume_constant_result(lambda: None)) == vars(dispatch._device_obstacle)

@@ -35,7 +35,6 @@ def triton_obstacle(*tensors: Tensor) -> str | None:
     return _device_obstacle(str(device))
 
 
-@torch.compiler.assume_constant_result
 def _device_obstacle(device: str) -> str | None:
     if not device.startswith("cuda"):
         from mosso.kernels import fused
@@ -44,6 +43,10 @@ def _device_obstacle(device: str) -> str | None:
     if torch.version.cuda and torch.cuda.get_device_capability(device) < (7, 0):
         return f"it needs compute capability 7.0, and {torch.cuda.get_device_name(device)} is older"
     return None
+
+
+# All that torch.compiler.assume_constant_result does, but for importing torch._dynamo, a second that few commands need.
+_device_obstacle.__dict__["_dynamo_marked_constant"] = True
 
 
 # What ``auto`` runs on CUDA devices. A Triton op moves in here once its errors and times on a GPU stand in docs/kernels.md.
