@@ -37,9 +37,10 @@ function chooseCharts() {
   const most = (groups, usual) =>
     (groups.find(([name]) => name === usual) ?? d3.greatest(groups, ([, rows]) => rows.length) ?? ["", []])[0];
   const tasks = d3.groups(timed, (row) => row.task);
-  // Where nothing is chosen: the task in which most pairs can be compared.
+  // Where nothing is chosen: the task in which most pairs can be compared, and of those the one with most models.
   const pairs = (task) => data.contests[""].filter(({ ours, peer }) => peer != null && data.rows[ours]?.task === task).length;
-  const usual = d3.sort(tasks, ([name]) => -pairs(name), ([name]) => name !== "forces", ([, rows]) => -rows.length)[0]?.[0] ?? "";
+  const models = (rows) => new Set(rows.map((row) => row.model)).size;
+  const usual = d3.sort(tasks, ([name]) => -pairs(name), ([, rows]) => -models(rows), ([name]) => name !== "forces", ([, rows]) => -rows.length)[0]?.[0] ?? "";
   const task = tasks.find(([name]) => name === state.choices.chart_task)?.[0] ?? usual;
   const ofTask = timed.filter((row) => row.task === task);
   const precisions = d3.groups(ofTask, (row) => row.precision);
