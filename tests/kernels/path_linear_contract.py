@@ -140,6 +140,13 @@ def test_every_way_to_cut_the_kernel(cut: tuple[int, ...], num_species: int, mon
     check(make_case((0, 1), ((0, 1), (2, 5)), (24, 20, 20), num_species=num_species).run, (torch.float32,))
 
 
+@pytest.mark.parametrize(("itemsize", "matmul"), [(4, "ieee"), (4, "double"), (8, "ieee")])
+def test_a_row_is_summed_alike_beside_any_number_of_others(itemsize: int, matmul: str) -> None:
+    """Runs that go on from a state may have room for another number of edges."""
+    cuts = {fused.config(num_rows, 64, 64, itemsize, matmul).depth for num_rows in (1, 1000, 30_000, 10**6)}
+    assert len(cuts) == 1
+
+
 @pytest.mark.parametrize("num_species", [0, 3])
 def test_products_in_double(num_species: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where tensor cores multiply float64 nothing is lost but in the rounding of the result."""

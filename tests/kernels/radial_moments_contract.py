@@ -87,9 +87,19 @@ def test_equals_the_reference(name: str) -> None:
     check_moments(SHAPES[name]())
 
 
+@pytest.mark.parametrize("in_double", [False, True])
 @pytest.mark.parametrize("tile", [16, 32])
-def test_every_way_to_cut_the_kernel(tile: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fused, "config", lambda *_: fused.Config(tile, 4, 1))
+def test_every_way_to_cut_the_kernel(tile: int, in_double: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fused, "config", lambda *_: fused.Config(tile, 4, 1, in_double))
+    check_moments(make_case(3, 70, 2, padding=3), (torch.float32,))
+
+
+@pytest.mark.parametrize("many", [0, 10**9])
+def test_products_in_double(many: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where tensor cores multiply float64 the gradient is made so, whether groups are many or few."""
+    monkeypatch.setattr(fused, "multiplies_in_double", lambda device: True)
+    monkeypatch.setattr(fused, "MANY_GROUPS", many)
+    assert fused.config("backward", 5, 4, True).in_double
     check_moments(make_case(3, 70, 2, padding=3), (torch.float32,))
 
 

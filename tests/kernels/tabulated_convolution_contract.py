@@ -21,6 +21,7 @@ from torch import Tensor
 
 from mosso import kernels
 from mosso.kernels import dispatch
+from mosso.kernels.fused import edge_sums
 from mosso.kernels.fused import tabulated_convolution as fused
 from mosso.math.coupling import CouplingPath, convolution_paths
 
@@ -125,6 +126,17 @@ def test_edges_may_be_visited_in_another_order(edges_at_once: int, monkeypatch: 
     assert case.visits is not None
     assert not torch.equal(case.visits.order_E[:25].cpu(), torch.arange(25, dtype=torch.int32))
     check(case.run, (torch.float64,))
+
+
+@pytest.mark.parametrize("many", [0, 10**9])
+def test_wide_rows_in_chunks(many: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sums over senders in programs of 512 columns, of which some are behind the last, with few rows under way or with many."""
+    monkeypatch.setattr(edge_sums, "MANY_NODES", many)
+    case = make_case((0, 1), 1, 3, 25, 70)
+    whole = case.run("triton", torch.float64)
+    monkeypatch.setattr(fused, "SCRATCH_BYTES", 4 * 4 * 70 * 8)
+    check(case.run, (torch.float64,))
+    torch.testing.assert_close(case.run("triton", torch.float64)[1], whole[1], rtol=1e-13, atol=1e-13)
 
 
 def test_every_edge_on_one_atom_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:

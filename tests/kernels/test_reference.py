@@ -7,6 +7,7 @@ from torch import Tensor
 
 from mosso import kernels
 from mosso.graph.graph import Graph
+from mosso.kernels import dispatch
 from mosso.math.coupling import contraction_table, convolution_paths, symmetric_coupling
 from mosso.math.harmonics import spherical_harmonics
 
@@ -22,6 +23,21 @@ def sorted_edges(senders: Tensor, receivers: Tensor, nodes: int) -> tuple[Tensor
 
 def table_of(max_ell: int, degrees: tuple[int, ...], order: int):
     return contraction_table([[symmetric_coupling(max_ell, d, nu) for nu in range(1, order + 1)] for d in degrees])
+
+
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_radial_networks_in_deterministic_mode(deterministic: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a GPU they then run in products whose rows do not depend on how many there are; the numbers are the same."""
+    calls: list[int] = []
+    plain = dispatch.path_linear
+    monkeypatch.setattr(dispatch, "preferred", lambda op, device: "triton")
+    monkeypatch.setattr(dispatch, "path_linear", lambda x, *rest: calls.append(len(x)) or plain(x, *rest, implementation="reference"))
+    monkeypatch.setattr(torch, "are_deterministic_algorithms_enabled", lambda: deterministic)
+    features, weights = rand(5, 3), [rand(3, 4), rand(4, 2)]
+    found = kernels.radial_mlp(features, weights, 1.7)
+    assert calls == ([5, 5] if deterministic else [])
+    hidden = 1.7 * torch.nn.functional.silu(features @ weights[0] / 3**0.5)
+    torch.testing.assert_close(found, hidden @ weights[1] / 2.0, rtol=1e-13, atol=1e-13)
 
 
 @pytest.mark.parametrize("degrees_in", [(0,), (0, 1), (0, 1, 2)])
