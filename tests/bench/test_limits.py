@@ -116,7 +116,7 @@ def test_products_of_edges_are_those_of_the_generated_kernels(degrees: tuple[int
     table = generated.PathTable.parse(generated.PathTable.describe(degrees, paths), (max_ell + 1) ** 2)
     every_path = 10**6  # is coupled outside of the loop over edges
     forward = generated.forward_source(table, getattr(generated, form), 1, every_path, False)
-    backward = generated.backward_source(table, getattr(generated, form), 1, every_path, False, 4)
+    backward = generated.backward_source(table, getattr(generated, form), 1, every_path, False, 4, False)
     loops = [re.search(r"\n    for edge .*\n((?: {8}.*\n|\n)+)", source) for source in (forward, backward)]
     found = tuple(products(found.group(1).splitlines()) for found in loops if found)
     assert found == tuple(np.sum([_products_of_path(path, form == "TABULATED") for path in paths], axis=0))

@@ -129,7 +129,8 @@ def _backward(
         num_warps=cut.num_warps,
     )
     if need_x:
-        over_senders(grad_edges, transpose.contiguous(), sender_offsets.contiguous(), grad_x, num_in * channels, None)
+        offsets = sender_offsets.contiguous()
+        over_senders(grad_edges, transpose.contiguous(), (offsets[:-1], offsets[1:]), grad_x, num_in * channels, None)
     if need_y:
         blocks = ceil_div(num_edges * num_harmonics, 1024)
         sizes = {"PARTS": num_blocks, "WIDTH": num_harmonics, "BLOCK": 1024}

@@ -19,6 +19,7 @@ import triton
 import triton.language as tl
 
 from mosso.kernels.fused import FINGERPRINT
+from mosso.kernels.fused.overlap import await_inputs
 from mosso.math.coupling import CouplingPath
 from mosso.math.irreps import degree_slices, num_components
 
@@ -203,9 +204,6 @@ class Weights:
     def evaluate(self, write: _Writer, p: int, u: int) -> None:
         """Lines that make w_p of what was loaded."""
 
-    def restrict(self, write: _Writer) -> None:
-        """Lines that leave out edges which this launch of the backward kernel is not for."""
-
     def edge(self, base: str, u: int) -> str:
         """Number of the edge u places after place ``base`` of the loop."""
         return f"({base} + {u})" if u else base
@@ -234,7 +232,9 @@ class _Tabulated(Weights):
 
     Edges of a receiver are visited in a given order: ``senders`` and ``rows`` come in it, ``order`` says which edge it is.
     dw_p is not stored: dt = sum over p and channels of dw_p * dw_p/dt takes the place of dY_0. One launch of the backward
-    kernel is for the edges from ``first_edge`` to ``last_edge``; row 0 of what it writes belongs to the first of them.
+    kernel is for the edges from ``first_edge`` to ``last_edge``; row 0 of what it writes belongs to the first of them. Where
+    these are a part of all (``chunked``), ``receivers`` points at the first and the last atom that they end at, and programs
+    take one after the other of those; else there is a program for every atom.
     """
 
     op = "tabulated_convolution"
@@ -269,10 +269,6 @@ class _Tabulated(Weights):
     def noted(self, u: int) -> dict[str, str]:
         return {f"own_{u}": f"visited_{u}.to(tl.int64)"}
 
-    def restrict(self, write: _Writer) -> None:
-        write("if (start >= last_edge) | (end <= first_edge):")
-        write("    return")
-
     def claim(self, write: _Writer, u: int) -> list[str]:
         write(f"ours_{u} = (own_{u} >= first_edge) & (own_{u} < last_edge)")
         return [f"ours_{u}"]
@@ -289,22 +285,26 @@ class _Tabulated(Weights):
 STORED, TABULATED = Weights(), _Tabulated()
 
 
-def _head(write: _Writer, name: str, arguments: str, table: PathTable, weights: Weights) -> None:
+def _head(write: _Writer, name: str, arguments: str, table: PathTable, weights: Weights, chunked: bool = False) -> None:
     write("@triton.jit")
     write(f"def {name}({arguments}):")
     write.depth = 1
     write(f'"""degrees_in {table.degrees_in}, paths {[(path.l_in, path.l_edge, path.l_out) for path in table.paths]}."""')
-    # int64, because edges x paths x channels passes 2^31 on large graphs
-    write("node = tl.program_id(0).to(tl.int64)")
+    write("await_inputs()")
     write("channel = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)")
     write("inside = channel < CHANNELS")
     # Channels past the end read the last one: a mask on every load of the loop would cost a register set to zero each.
     write("read = tl.minimum(channel, CHANNELS - 1)")
-    write("start = tl.load(receiver_offsets + node)")
-    write("end = tl.load(receiver_offsets + node + 1)")
     write("zero = tl.zeros((BLOCK,), x.dtype.element_ty)")
     if weights.in_fours:
         write("four = tl.zeros((BLOCK, 1), tl.int32) + tl.arange(0, 4)[None, :]")
+    # int64, because edges x paths x channels passes 2^31 on large graphs
+    write("node = tl.program_id(0).to(tl.int64)")
+    if chunked:
+        write("for node in range(tl.load(receivers) + node, tl.load(receivers + 1) + 1, tl.num_programs(0)):")
+        write.depth += 1
+    write("start = tl.load(receiver_offsets + node)")
+    write("end = tl.load(receiver_offsets + node + 1)")
 
 
 def _loads(write: _Writer, table: PathTable, weights: Weights, step: int, base: str, prefix: str = "") -> None:
@@ -349,7 +349,7 @@ def _loop(write: _Writer, table: PathTable, weights: Weights, step: int, ahead: 
     if ahead:
         _loads(write, table, weights, step, "start", "next_")
     write(f"for edge in range(start, end, {step}):")
-    write.depth = 2
+    write.depth += 1
     if not ahead:
         _loads(write, table, weights, step, "edge")
         return
@@ -434,7 +434,7 @@ def _shuffle(register: str, mask: int) -> str:
     return f"shfl.sync.bfly.b32 {register}, {register}, {mask}, 0x1f, 0xffffffff;"
 
 
-def backward_source(table: PathTable, weights: Weights, step: int, max_sums: int, ahead: bool, warp_sum: int) -> str:
+def backward_source(table: PathTable, weights: Weights, step: int, max_sums: int, ahead: bool, warp_sum: int, chunked: bool) -> str:
     """``backward``: the three gradients of <g, out> edge by edge, for the edges of one receiver.
 
     With h_ij = sum_k C_ijk g_k and u_i = sum_j h_ij Y_j of each path (h of a hoisted path is made once per receiver):
@@ -445,14 +445,14 @@ def backward_source(table: PathTable, weights: Weights, step: int, max_sums: int
     """
     write, hoisted = _Writer(), table.hoisted(max_sums)
     constants = ", ".join(f"{name}: tl.constexpr" for name in ("CHANNELS", "BLOCK", *weights.flags))
-    arguments = f"g, x, {weights.arguments}, grad_x, grad_{weights.scalars}, {', '.join(weights.backward)},\n    {constants}"
-    _head(write, f"{weights.op}_backward", arguments, table, weights)
-    weights.restrict(write)
+    own = ", ".join([*weights.backward, *["receivers"] * chunked])
+    arguments = f"g, x, {weights.arguments}, grad_x, grad_{weights.scalars}, {own},\n    {constants}"
+    _head(write, f"{weights.op}_backward", arguments, table, weights, chunked)
     # Programs may share a receiver: what they write is written per edge.
     write("share = (end - start + tl.num_programs(2) - 1) // tl.num_programs(2)")
     write("start += tl.program_id(2) * share")
     write("end = tl.minimum(start + share, end)")
-    write(f"grad_{weights.scalars} += tl.program_id(1).to(tl.int64) * {weights.num_rows} * {table.num_edge}")
+    write(f"of_block = grad_{weights.scalars} + tl.program_id(1).to(tl.int64) * {weights.num_rows} * {table.num_edge}")
     write(f"at = g + node * ({table.num_out} * CHANNELS) + channel")
     for k in range(table.num_out):
         write(f"g{k} = tl.load(at + {k} * CHANNELS, mask=inside, other=0.0)")
@@ -485,7 +485,7 @@ def _backward_edge(write: _Writer, table: PathTable, weights: Weights, hoisted: 
         write(f"    tl.store(at + {i} * CHANNELS, dx{i}, mask={live})")
     write("if NEED_Y:")
     write.depth += 1
-    _store_sums(write, table, f"grad_{weights.scalars} + {weights.own_row(u)} * {table.num_edge}", warp_sum, conditions)
+    _store_sums(write, table, f"of_block + {weights.own_row(u)} * {table.num_edge}", warp_sum, conditions)
     write.depth -= 1
 
 
@@ -537,24 +537,26 @@ def _store_sums(write: _Writer, table: PathTable, at: str, warp_sum: int, condit
 
 
 def source(
-    direction: str, table: PathTable, step: int, max_sums: int, ahead: bool = False, warp_sum: int = 0, weights: Weights = STORED
+    direction: str, table: PathTable, step: int, max_sums: int, ahead: bool = False, warp_sum: int = 0, weights: Weights = STORED,
+    chunked: bool = False,
 ) -> str:  # fmt: skip
     """The text of the ``forward`` or ``backward`` kernel of a table; see ``launch.Config`` for the numbers."""
     if direction == "forward":
         return forward_source(table, weights, step, max_sums, ahead)
-    return backward_source(table, weights, step, max_sums, ahead, warp_sum)
+    return backward_source(table, weights, step, max_sums, ahead, warp_sum, chunked)
 
 
 @lru_cache(maxsize=256)
 def kernel(
-    direction: str, table: PathTable, step: int, max_sums: int, ahead: bool = False, warp_sum: int = 0, weights: Weights = STORED
+    direction: str, table: PathTable, step: int, max_sums: int, ahead: bool = False, warp_sum: int = 0, weights: Weights = STORED,
+    chunked: bool = False,
 ) -> Any:  # fmt: skip
     """The kernel itself; made once, compiled by triton for each device and set of constants."""
-    text = source(direction, table, step, max_sums, ahead, warp_sum, weights)
+    text = source(direction, table, step, max_sums, ahead, warp_sum, weights, chunked)
     function = f"{weights.op}_{direction}"
-    name = f"<mosso {function} {hash((table, step, max_sums, ahead, warp_sum)):x}>"
+    name = f"<mosso {function} {hash((table, step, max_sums, ahead, warp_sum, chunked)):x}>"
     # triton reads the source of what it compiles through inspect, which looks here for code that has no file
     linecache.cache[name] = (len(text), None, text.splitlines(keepends=True), name)
-    namespace: dict[str, Any] = {"triton": triton, "tl": tl, "quarters": quarters, "__name__": __name__}
+    namespace: dict[str, Any] = {"triton": triton, "tl": tl, "await_inputs": await_inputs, "quarters": quarters, "__name__": __name__}
     exec(compile(text, name, "exec"), namespace)
     return namespace[function]

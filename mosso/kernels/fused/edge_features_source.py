@@ -12,12 +12,14 @@ import numpy as np
 import triton
 import triton.language as tl
 
+from mosso.kernels.fused.overlap import await_inputs
 from mosso.math.harmonics import raising_matrix
 
 _HEAD = """\
 @triton.jit
 def {name}({arguments}, num_edges, RATE: tl.constexpr, R_MAX: tl.constexpr, INTERVALS: tl.constexpr,
     SHORTEST: tl.constexpr, BLOCK: tl.constexpr):
+    await_inputs()
     edge = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     live = edge < num_edges
     r0 = tl.load(vectors + 3 * edge, mask=live, other=0.0).to(tl.float64)
@@ -120,6 +122,6 @@ def kernel(direction: str, max_ell: int) -> Any:
     text, name = source(direction, max_ell), f"<mosso edge_features_{direction} {max_ell}>"
     # triton reads the source of what it compiles through inspect, which looks here for code that has no file
     linecache.cache[name] = (len(text), None, text.splitlines(keepends=True), name)
-    namespace: dict[str, Any] = {"triton": triton, "tl": tl, "__name__": __name__}
+    namespace: dict[str, Any] = {"triton": triton, "tl": tl, "await_inputs": await_inputs, "__name__": __name__}
     exec(compile(text, name, "exec"), namespace)
     return namespace[f"edge_features_{direction}"]

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from mosso.kernels.fused import FINGERPRINT
 from mosso.kernels.fused.launch import launch, register
+from mosso.kernels.fused.overlap import await_inputs
 
 BLOCK = 128  # edges of either direction that are under way together
 
@@ -26,6 +27,7 @@ def _assemble(
     gradient, vectors, receiver_offsets, transpose, sender_offsets, forces, virials, NEED_VIRIAL: tl.constexpr, BLOCK: tl.constexpr
 ):
     """forces[n] and, if needed, virials[n] of one atom; columns are the components of the gradient."""
+    await_inputs()
     node = tl.program_id(0).to(tl.int64)
     start_in = tl.load(receiver_offsets + node)
     end_in = tl.load(receiver_offsets + node + 1)

@@ -8,6 +8,7 @@ import triton.language as tl
 from torch import Tensor
 
 from mosso.kernels.fused.launch import ceil_div, launch
+from mosso.kernels.fused.overlap import await_inputs
 
 # Fewer senders than this do not fill an H200 with programs of 8 rows under way.
 MANY_NODES = 512
@@ -26,46 +27,46 @@ def _sum_rows(rows, transpose, start, end, first_edge, column, WIDTH: tl.constex
 
 
 @triton.jit
-def sum_outgoing(grad_edges, transpose, sender_offsets, out, WIDTH: tl.constexpr, BLOCK: tl.constexpr, ROWS: tl.constexpr):
+def sum_outgoing(grad_edges, transpose, starts, ends, out, WIDTH: tl.constexpr, BLOCK: tl.constexpr, ROWS: tl.constexpr):
     """out[n] = sum of the (E, WIDTH) rows of the edges that leave n."""
+    await_inputs()
     node = tl.program_id(0).to(tl.int64)
     column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
-    start = tl.load(sender_offsets + node)
-    end = tl.load(sender_offsets + node + 1)
+    start = tl.load(starts + node)
+    end = tl.load(ends + node)
     total = _sum_rows(grad_edges, transpose, start, end, 0, column, WIDTH, BLOCK, ROWS)
     tl.store(out + node * WIDTH + column, total, mask=column < WIDTH)
 
 
 @triton.jit
-def _first_not_below(ascending, start, end, bound):
-    """The first place in start:end whose number is at least ``bound``, or ``end``."""
-    while start < end:
-        middle = (start + end) // 2
-        below = tl.load(ascending + middle) < bound
-        start = tl.where(below, middle + 1, start)
-        end = tl.where(below, end, middle)
-    return start
-
-
-@triton.jit
-def add_outgoing(
-    grad_edges, transpose, sender_offsets, out, first_edge, last_edge, WIDTH: tl.constexpr, BLOCK: tl.constexpr, ROWS: tl.constexpr
-):
-    """out[n] += the same over the edges from ``first_edge`` to ``last_edge`` alone, which are all that ``grad_edges`` holds.
-
-    The transpose lists the edges of a sender in ascending order, so those are neighbours in it.
-    """
+def add_outgoing(grad_edges, transpose, starts, ends, out, first_edge, WIDTH: tl.constexpr, BLOCK: tl.constexpr, ROWS: tl.constexpr):
+    """out[n] += the same over the edges transpose[starts[n]:ends[n]] alone; row 0 of ``grad_edges`` is ``first_edge``."""
+    await_inputs()
     node = tl.program_id(0).to(tl.int64)
     column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
-    start = tl.load(sender_offsets + node)
-    end = tl.load(sender_offsets + node + 1)
-    start = _first_not_below(transpose, start, end, first_edge)
-    end = _first_not_below(transpose, start, end, last_edge)
+    start = tl.load(starts + node)
+    end = tl.load(ends + node)
     if start < end:
         at = out + node * WIDTH + column
         before = tl.load(at, mask=column < WIDTH, other=0.0)
         total = _sum_rows(grad_edges, transpose, start, end, first_edge, column, WIDTH, BLOCK, ROWS)
         tl.store(at, before + total, mask=column < WIDTH)
+
+
+@triton.jit
+def _cut(transpose, sender_offsets, places, num_nodes, most, BLOCK: tl.constexpr):
+    """places[c, n] = where in the edges that leave n, ascending in the transpose, those from ``c * most`` on begin."""
+    await_inputs()
+    node = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    chunk = tl.program_id(1).to(tl.int64)
+    inside = node < num_nodes
+    start = tl.load(sender_offsets + node, mask=inside, other=0)
+    end = tl.load(sender_offsets + node + 1, mask=inside, other=0)
+    while tl.max(end - start, 0) > 0:
+        middle = (start + end) // 2
+        below = (tl.load(transpose + middle, mask=start < end, other=0) < chunk * most) & (start < end)
+        start, end = tl.where(below, middle + 1, start), tl.where(below, end, middle)
+    tl.store(places + chunk * num_nodes + node, start, mask=inside)
 
 
 @triton.jit
@@ -76,6 +77,7 @@ def sum_parts(
 
     Zero for padding edges, whose parts nobody wrote.
     """
+    await_inputs()
     first = tl.cast(first_edge, tl.int64) * WIDTH
     size = tl.cast(last_edge, tl.int64) * WIDTH - first
     end = tl.load(receiver_offsets + num_nodes) * WIDTH - first
@@ -89,6 +91,7 @@ def sum_parts(
 @triton.jit
 def zero_padding(receiver_offsets, out, num_nodes, num_edges, PROGRAMS: tl.constexpr, WIDTH: tl.constexpr, BLOCK: tl.constexpr):
     """Zeros in the rows of (E, WIDTH) behind the last real edge; how many there are is known on the device only."""
+    await_inputs()
     first = tl.load(receiver_offsets + num_nodes) * WIDTH + tl.program_id(0) * BLOCK
     size = tl.cast(num_edges, tl.int64) * WIDTH
     for start in range(first, size, PROGRAMS * BLOCK):
@@ -96,18 +99,28 @@ def zero_padding(receiver_offsets, out, num_nodes, num_edges, PROGRAMS: tl.const
         tl.store(out + element, tl.zeros((BLOCK,), out.dtype.element_ty), mask=element < size)
 
 
-def over_senders(
-    grad_edges: Tensor, transpose: Tensor, sender_offsets: Tensor, out: Tensor, width: int, chunk: tuple[int, int] | None
-) -> None:
-    """out (N, ..) = rows of ``width`` numbers summed over the edges that leave an atom, or += those of a ``chunk``, first and last edge.
-
-    Cut by times on an H200. Programs of a chunk are wide, because each looks for its few edges first.
-    """
+def cut_by_sender(transpose: Tensor, sender_offsets: Tensor, num_chunks: int, most: int) -> Tensor:
+    """(num_chunks + 1, N) places in the transpose: the edges that leave n and are in chunk c, from edge ``c * most`` on, stand at
+    [c, n] to [c + 1, n]."""
     num_nodes = sender_offsets.shape[0] - 1
-    block = 128 if chunk is None else min(512, max(128, triton.next_power_of_2(width)))
+    places = sender_offsets.new_empty(num_chunks + 1, num_nodes)
+    launch(_cut, (ceil_div(num_nodes, 128), num_chunks + 1), transpose, sender_offsets, places, num_nodes, most, BLOCK=128, num_warps=4)
+    return places
+
+
+def over_senders(
+    grad_edges: Tensor, transpose: Tensor, places: tuple[Tensor, Tensor], out: Tensor, width: int, first_edge: int | None
+) -> None:
+    """out (N, ..) = rows of ``width`` numbers summed over edges that leave an atom, or += where ``grad_edges`` holds a chunk of
+    edges, from ``first_edge`` on; ``places``: where those of each atom start and end in the transpose.
+
+    Cut by times on an H200. Programs of a chunk are wide, because few of their rows are in it.
+    """
+    num_nodes = places[0].shape[0]
+    block = 128 if first_edge is None else min(512, max(128, triton.next_power_of_2(width)))
     sizes: dict[str, Any] = {"WIDTH": width, "BLOCK": block, "ROWS": 8 if num_nodes >= MANY_NODES else 16, "num_warps": 4}
-    arrays, grid = (grad_edges, transpose, sender_offsets, out), (num_nodes, ceil_div(width, block))
-    if chunk is None:
+    arrays, grid = (grad_edges, transpose, *places, out), (num_nodes, ceil_div(width, block))
+    if first_edge is None:
         launch(sum_outgoing, grid, *arrays, **sizes)
     else:
-        launch(add_outgoing, grid, *arrays, *chunk, **sizes)
+        launch(add_outgoing, grid, *arrays, first_edge, **sizes)

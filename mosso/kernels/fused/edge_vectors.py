@@ -11,6 +11,7 @@ from torch import Tensor
 
 from mosso.kernels.fused import FINGERPRINT
 from mosso.kernels.fused.launch import ceil_div, launch, register
+from mosso.kernels.fused.overlap import await_inputs
 
 BLOCK = 128  # edges of a program
 
@@ -20,6 +21,7 @@ def _vectors(
     positions, cells, systems, senders, receivers, shifts, receiver_offsets, out, num_nodes, num_edges,
     CUTOFF: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
+    await_inputs()
     edge = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     inside = edge < num_edges
     real = edge < tl.load(receiver_offsets + num_nodes)

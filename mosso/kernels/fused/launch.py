@@ -8,6 +8,7 @@ import torch
 from torch.library import custom_op, triton_op, wrap_triton
 
 from mosso.kernels.fused import INTERPRETED
+from mosso.kernels.fused.overlap import may_overlap
 
 # torch 2.11 takes a kernel with inline assembly for one that may change any of its inputs, and then fails to compile training; its
 # inductor also fails on the gradient of radial moments where shapes are dynamic.
@@ -54,7 +55,10 @@ def launch(kernel: Any, grid: tuple[int, ...], *arguments: Any, **constants: Any
         return
     # triton launches on the current device, which need not be that of the tensors
     with torch.cuda.device_of(arguments[0]):
-        wrap_triton(kernel)[grid](*arguments, **constants)
+        launcher = wrap_triton(kernel)
+        if launcher is kernel and may_overlap(kernel):  # those who trace do not know the option, and need not
+            constants["launch_pdl"] = True
+        launcher[grid](*arguments, **constants)
 
 
 def register(name: str, fake: Callable[..., Any], *, opaque_before_2_12: bool = False) -> Callable[[Callable[..., Any]], Any]:

@@ -11,7 +11,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from mosso.kernels.fused.launch import ceil_div, launch
 from mosso.kernels.fused.noise import normals
+from mosso.kernels.fused.overlap import await_inputs
 from mosso.kernels.fused.segments import CHUNK, first_row, join, num_chunks
 from mosso.kernels.reference.motion import DEGREE, SQUARINGS
 
@@ -22,6 +24,7 @@ ROWS = 256  # of a system, read at a time and kept apart until the end
 
 @triton.jit
 def _kick(momenta, forces, free, out, num_values, DT: tl.constexpr, BLOCK: tl.constexpr):
+    await_inputs()
     at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     inside = at < num_values
     moves = tl.load(free + at // 3, mask=inside, other=0).to(tl.float64)
@@ -34,6 +37,7 @@ def _drift_in_bath(
     positions, momenta, masses, free, systems, index, seeds, step, new_positions, new_momenta, heats, num_atoms,
     STREAM: tl.constexpr, HALF: tl.constexpr, KEPT: tl.constexpr, WIDTH: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
+    await_inputs()
     atom = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     inside = atom < num_atoms
     mass = tl.load(masses + atom, mask=inside, other=1.0)
@@ -54,6 +58,7 @@ def _drift_in_bath(
 
 @triton.jit
 def _kinetic_energy(momenta, masses, counts, out, ROWS: tl.constexpr, CHUNK: tl.constexpr):
+    await_inputs()
     system, chunk = tl.program_id(0), tl.program_id(1)
     first, count = first_row(counts, system, 256), tl.minimum(tl.load(counts + system), (chunk + 1) * CHUNK)
     total = tl.zeros((ROWS,), tl.float64)
@@ -89,6 +94,7 @@ def _one_and(a, factor):
 
 @triton.jit
 def _exponential(matrices, out, num_systems, DEGREE: tl.constexpr, SQUARINGS: tl.constexpr, BLOCK: tl.constexpr):
+    await_inputs()
     system = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     inside, at = system < num_systems, matrices + 9 * system
     share = 1.0 / 2**SQUARINGS
@@ -111,9 +117,7 @@ def kick(momenta_N3: Tensor, forces_N3: Tensor, free_N: Tensor, dt: float) -> Te
     momenta, forces, free = momenta_N3.contiguous(), forces_N3.contiguous(), free_N.contiguous()
     out = torch.empty_like(momenta)
     if out.numel():
-        # what is launched on is the device of the tensors, not the current one
-        with torch.cuda.device_of(out):
-            _kick[(triton.cdiv(out.numel(), BLOCK),)](momenta, forces, free, out, out.numel(), DT=dt, BLOCK=BLOCK)
+        launch(_kick, (ceil_div(out.numel(), BLOCK),), momenta, forces, free, out, out.numel(), DT=dt, BLOCK=BLOCK)
     return out
 
 
@@ -136,8 +140,7 @@ def drift_in_bath(
     results = torch.empty_like(inputs[0]), torch.empty_like(inputs[1]), torch.empty_like(inputs[2])
     constants = {"STREAM": stream, "HALF": 0.5 * dt, "KEPT": math.exp(-decay), "WIDTH": -math.expm1(-2.0 * decay) * kelvin}
     if num_atoms := len(masses_N):
-        with torch.cuda.device_of(momenta_N3):
-            _drift_in_bath[(triton.cdiv(num_atoms, BLOCK),)](*inputs, step, *results, num_atoms, **constants, BLOCK=BLOCK)
+        launch(_drift_in_bath, (ceil_div(num_atoms, BLOCK),), *inputs, step, *results, num_atoms, **constants, BLOCK=BLOCK)
     return results
 
 
@@ -147,8 +150,7 @@ def kinetic_energy(momenta_N3: Tensor, masses_N: Tensor, counts_B: Tensor) -> Te
     parts = masses_N.new_empty(chunks, len(counts_B))
     if len(counts_B):
         inputs = [t.contiguous() for t in (momenta_N3, masses_N, counts_B)]
-        with torch.cuda.device_of(parts):
-            _kinetic_energy[(len(counts_B), chunks)](*inputs, parts, ROWS=ROWS, CHUNK=CHUNK, num_warps=8)
+        launch(_kinetic_energy, (len(counts_B), chunks), *inputs, parts, ROWS=ROWS, CHUNK=CHUNK, num_warps=8)
     return join(parts, maximum=False)
 
 
@@ -158,6 +160,5 @@ def exponential(u_B33: Tensor) -> Tensor:
     out_B33 = torch.empty_like(matrices_B33)
     if num_systems := len(out_B33):
         sizes = {"DEGREE": DEGREE, "SQUARINGS": SQUARINGS, "BLOCK": SYSTEMS, "num_warps": 1}
-        with torch.cuda.device_of(out_B33):
-            _exponential[(triton.cdiv(num_systems, SYSTEMS),)](matrices_B33, out_B33, num_systems, **sizes)
+        launch(_exponential, (ceil_div(num_systems, SYSTEMS),), matrices_B33, out_B33, num_systems, **sizes)
     return out_B33

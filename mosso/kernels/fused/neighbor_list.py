@@ -20,6 +20,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from mosso.kernels.fused.launch import launch
+from mosso.kernels.fused.overlap import await_inputs
 from mosso.kernels.reference.neighbor_list import CANDIDATES, EDGES, MOVED, SPANS, Bins, Candidates, Edges, Report, inverse_cells
 
 # Added (A) to the radius of the search, and twice to the range of bins, against the rounding of wrapped positions.
@@ -47,6 +49,7 @@ def _floor_div(a, b):
 @triton.jit
 def _place(positions, system_N, systems, periodic, counts, first_bin, coordinates, points, turns, bins, num_atoms, BLOCK: tl.constexpr):
     """Coordinates in bins, positions inside the cell, reduced lattice vectors taken off, and the bin of each atom."""
+    await_inputs()
     atom = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     inside = atom < num_atoms
     system = tl.load(system_N + atom, mask=inside, other=0)
@@ -133,6 +136,7 @@ def _search(
     BLOCK: tl.constexpr,
 ):
     """Count the candidates of one atom in ``found``, or write them to its row. ``points`` are in the order of the bins."""
+    await_inputs()
     slot = tl.program_id(0).to(tl.int64)
     atom = tl.load(order + slot)
     system = tl.load(system_N + atom)
@@ -209,6 +213,7 @@ def _sort_rows(
     PROGRAMS: tl.constexpr,
 ):
     """Rows by sender and shift: the place of a candidate is the number of those that come before it."""
+    await_inputs()
     atom = tl.program_id(0).to(tl.int64)
     start, end = tl.load(offsets + atom), tl.load(offsets + atom + 1)
     for first in range(start + tl.program_id(1) * BLOCK, end, PROGRAMS * BLOCK):
@@ -275,6 +280,7 @@ def _mark(
     BLOCK: tl.constexpr,
 ):
     """Number the candidates of one atom that are edges, -1 for the others; count them; and see how far the atom moved."""
+    await_inputs()
     atom = tl.program_id(0).to(tl.int64)
     system = tl.load(system_N + atom)
     moved = _moved(positions, built_positions, cells, built_cells, built_inverses, radii, atom, system)
@@ -324,6 +330,7 @@ def _write_edges(
     BLOCK: tl.constexpr,
 ):
     """Edges into one atom, the transpose of those out of it, its row offset, and a share of the padding."""
+    await_inputs()
     atom = tl.program_id(0).to(tl.int64)
     total = tl.load(ends + num_atoms - 1)
     limit = tl.load(ends + atom)
@@ -448,6 +455,5 @@ def select_edges(
 
 
 def _launch(kernel: Any, grid: tuple[int, ...], *arguments: Any, **constants: Any) -> None:
-    """One warp per program, on the device of the first argument; sums and products rounded one by one."""
-    with torch.cuda.device_of(arguments[0]):
-        kernel[grid](*arguments, num_warps=1, enable_fp_fusion=False, **constants)
+    """One warp per program; sums and products rounded one by one."""
+    launch(kernel, grid, *arguments, num_warps=1, enable_fp_fusion=False, **constants)

@@ -11,6 +11,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from mosso.kernels.fused.launch import ceil_div, launch
+from mosso.kernels.fused.overlap import await_inputs
+
 BLOCK = 128
 _TURN = tl.constexpr(2.0 * math.pi)
 
@@ -35,6 +38,7 @@ def normals(seed, index, now, STREAM: tl.constexpr, BLOCK: tl.constexpr):
 
 @triton.jit
 def _gaussian(seeds, index, step, out, num_rows, STREAM: tl.constexpr, BLOCK: tl.constexpr):
+    await_inputs()
     row = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     inside = row < num_rows
     seed, place = tl.load(seeds + row, mask=inside, other=0), tl.load(index + row, mask=inside, other=0)
@@ -49,8 +53,6 @@ def gaussian(seeds_N: Tensor, index_N: Tensor, step: Tensor, stream: int) -> Ten
     num_rows = len(index_N)
     normals_N3 = torch.empty(num_rows, 3, dtype=torch.float64, device=index_N.device)
     if num_rows:
-        # what is launched on is the device of the tensors, not the current one
-        with torch.cuda.device_of(normals_N3):
-            grid = (triton.cdiv(num_rows, BLOCK),)
-            _gaussian[grid](seeds_N.contiguous(), index_N.contiguous(), step, normals_N3, num_rows, STREAM=stream, BLOCK=BLOCK)
+        arrays = (seeds_N.contiguous(), index_N.contiguous(), step, normals_N3)
+        launch(_gaussian, (ceil_div(num_rows, BLOCK),), *arrays, num_rows, STREAM=stream, BLOCK=BLOCK)
     return normals_N3

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from mosso.kernels.fused import FINGERPRINT
 from mosso.kernels.fused.launch import ceil_div, launch, multiplies_in_double, register
+from mosso.kernels.fused.overlap import await_inputs
 from mosso.kernels.reference import TILE_ATOMS, SpeciesGroups
 from mosso.math.irreps import num_components
 from mosso.precision import MATMULS
@@ -225,6 +226,7 @@ def _mix(
 
     STRIDE_IN and STRIDE_OUT are the steps in a matrix from one channel of the input, or of the output, to the next.
     """
+    await_inputs()
     NUMBER: tl.constexpr = x.dtype.element_ty
     SUM: tl.constexpr = tl.float64 if MATMUL == "double" else NUMBER
     OPERAND: tl.constexpr = tl.bfloat16 if MATMUL == "bf16" else tl.float16 if MATMUL == "fp16" else SUM

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from mosso.kernels.fused import FINGERPRINT, refuse_second_derivative
 from mosso.kernels.fused.launch import launch, multiplies_in_double, register
+from mosso.kernels.fused.overlap import await_inputs
 
 
 class Config(NamedTuple):
@@ -55,6 +56,7 @@ def config(direction: str, num_groups: int, itemsize: int, double: bool) -> Conf
 @triton.jit
 def _list_by_species(species, senders, receiver_offsets, order, group_offsets, num_nodes, NUM_SPECIES: tl.constexpr, BLOCK: tl.constexpr):
     """The edges into one receiver, by the species of their sender and else in their order."""
+    await_inputs()
     node = tl.program_id(0).to(tl.int64)
     # Without atoms there is one program, which writes the end of no groups.
     start = tl.load(receiver_offsets + node, mask=node < num_nodes, other=0)
@@ -125,6 +127,7 @@ def _moments(
     IN_DOUBLE: tl.constexpr,
 ):
     """out[n, :, z, :] of one receiver and species."""
+    await_inputs()
     group = tl.program_id(0).to(tl.int64)
     node = group // NUM_SPECIES
     z = group % NUM_SPECIES
@@ -162,6 +165,7 @@ def _moments_backward(
     IN_DOUBLE: tl.constexpr,
 ):
     """Gradients of the edges into one receiver from one species, and zeros for a share of the padding edges."""
+    await_inputs()
     group = tl.program_id(0).to(tl.int64)
     node = group // NUM_SPECIES
     z = group % NUM_SPECIES

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from mosso.kernels.fused import FINGERPRINT
 from mosso.kernels.fused.launch import ceil_div, launch, register
+from mosso.kernels.fused.overlap import await_inputs
 
 ATOMS, CHANNELS = 16, 32  # of a tile
 MIN_HIDDEN = 16  # what matrix cores take at least
@@ -41,6 +42,7 @@ def _readout(
     h, first, second, out, num_atoms,
     ROWS: tl.constexpr, C: tl.constexpr, H: tl.constexpr, PADDED: tl.constexpr, ATOMS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
+    await_inputs()
     atom = tl.program_id(0).to(tl.int64) * ATOMS + tl.arange(0, ATOMS)
     live = atom < num_atoms
     hidden = _hidden(h, first, atom, live, ROWS, C, H, PADDED, BLOCK)
@@ -56,6 +58,7 @@ def _readout_gradient(
     g, h, first, second, grad_h, num_atoms,
     ROWS: tl.constexpr, C: tl.constexpr, H: tl.constexpr, PADDED: tl.constexpr, ATOMS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
+    await_inputs()
     atom = tl.program_id(0).to(tl.int64) * ATOMS + tl.arange(0, ATOMS)
     live = atom < num_atoms
     unit = tl.arange(0, PADDED)[None, :]

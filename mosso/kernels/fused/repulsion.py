@@ -14,6 +14,7 @@ from torch import Tensor
 
 from mosso.kernels.fused import FINGERPRINT
 from mosso.kernels.fused.launch import ceil_div, launch, register
+from mosso.kernels.fused.overlap import await_inputs
 from mosso.kernels.reference.repulsion import pair_repulsion as specification
 
 TERMS = 4  # of the screening function
@@ -70,6 +71,7 @@ def _energies(
     E0: tl.constexpr, E1: tl.constexpr, E2: tl.constexpr, E3: tl.constexpr,
     POWER: tl.constexpr, EDGES: tl.constexpr,
 ):  # fmt: skip
+    await_inputs()
     node = tl.program_id(0).to(tl.int64)
     end = tl.load(offsets + node + 1)
     total = tl.zeros((EDGES,), tl.float64)
@@ -91,6 +93,7 @@ def _gradients(
     E0: tl.constexpr, E1: tl.constexpr, E2: tl.constexpr, E3: tl.constexpr,
     POWER: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
+    await_inputs()
     edge = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     live = edge < tl.load(offsets + num_nodes)
     x, y, z, distance, charge, inverse, radius = _edges(vectors, species, pairs, senders, receivers, edge, live, num_species)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from mosso.kernels.fused import FINGERPRINT
 from mosso.kernels.fused.launch import ceil_div, launch, register
+from mosso.kernels.fused.overlap import await_inputs
 
 ROWS = 256  # read at a time by a program, and kept apart until the end
 CHUNK = 8192  # rows of a segment that one program adds up
@@ -29,6 +30,7 @@ def _reduce(
     values, counts, out, WIDTH: tl.constexpr, COLUMNS: tl.constexpr, ROWS: tl.constexpr, CHUNK: tl.constexpr, MAXIMUM: tl.constexpr
 ):  # fmt: skip
     """What a chunk of a segment's rows adds up to; out is (chunks, segments, WIDTH)."""
+    await_inputs()
     segment, chunk = tl.program_id(0), tl.program_id(2)
     first = first_row(counts, segment, 256)
     count = tl.minimum(tl.load(counts + segment), (chunk + 1) * CHUNK)
@@ -54,6 +56,7 @@ def _reduce(
 @triton.jit
 def _join(parts, out, num_values, num_chunks, BLOCK: tl.constexpr, MAXIMUM: tl.constexpr):
     """What chunks add up to, one after the other: those behind a segment's end are zero and change no bit."""
+    await_inputs()
     at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     inside = at < num_values
     total = tl.load(parts + at, mask=inside, other=0.0)

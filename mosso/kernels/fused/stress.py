@@ -7,10 +7,12 @@ from torch import Tensor
 
 from mosso.kernels.fused import FINGERPRINT
 from mosso.kernels.fused.launch import launch, register
+from mosso.kernels.fused.overlap import await_inputs
 
 
 @triton.jit
 def _stress(virial, cell, out):
+    await_inputs()
     system = tl.program_id(0).to(tl.int64) * 9
     cell += system
     ax, ay, az = tl.load(cell), tl.load(cell + 1), tl.load(cell + 2)

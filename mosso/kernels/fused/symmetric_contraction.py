@@ -26,9 +26,11 @@ import triton
 import triton.language as tl
 from torch import Tensor
 from torch._subclasses import FakeTensor
-from torch.library import custom_op, triton_op, wrap_triton
+from torch.library import custom_op, triton_op
 from triton.runtime.jit import JITFunction
 
+from mosso.kernels.fused.launch import launch as start
+from mosso.kernels.fused.overlap import await_inputs
 from mosso.kernels.fused.symmetric_contraction_source import TERMS_PER_GROUP, kernels_of
 from mosso.math.coupling import ContractionTable
 
@@ -38,6 +40,7 @@ def _sum_chunks(  # type: ignore[no-untyped-def]
     partial_ptr, starts_ptr, out_ptr, num_columns, CHUNK: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK: tl.constexpr
 ):
     """out[species] = sum of the partial sums of its chunks; species without atoms get zeros."""
+    await_inputs()
     species = tl.program_id(0).to(tl.int64)
     column = tl.program_id(1).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     begin = tl.load(starts_ptr + species)
@@ -84,13 +87,9 @@ def blocks_for(kernel: str, dtype: torch.dtype, num_atoms: int) -> Blocks:
 
 def launch(kernel: Any, grid: tuple[Any, ...], tensors: tuple[Tensor, ...], sizes: tuple[Any, ...], warps: int, **constants: Any) -> None:
     """Runs a kernel, or records it where a graph is being traced."""
-    if INTERPRETED:
-        # The interpreter wants memory behind its tensors; shapes are all that a trace wants.
-        if not any(isinstance(tensor, FakeTensor) for tensor in tensors):
-            kernel[grid](*tensors, *sizes, **constants)
-        return
-    with torch.cuda.device_of(tensors[0]):
-        wrap_triton(kernel)[grid](*tensors, *sizes, num_warps=warps, **constants)
+    # The interpreter wants memory behind its tensors; shapes are all that a trace wants.
+    if not INTERPRETED or not any(isinstance(tensor, FakeTensor) for tensor in tensors):
+        start(kernel, grid, *tensors, *sizes, num_warps=warps, **constants)
 
 
 def launch_tiles(

@@ -10,6 +10,7 @@ from functools import lru_cache
 from hashlib import sha256
 from typing import Any, NamedTuple
 
+from mosso.kernels.fused.overlap import await_inputs
 from mosso.math.horner import Horner, horner
 
 # Accumulators one program of the coefficient kernel keeps in registers; the table is cut into groups of so many terms.
@@ -217,6 +218,7 @@ _DECORATOR = '@triton.jit(do_not_specialize=["num_atoms"])'
 # the loop, computed before it and kept, hundreds of registers of them. The loop begins with a constant, because all that
 # begins a loop is connected to all of its lines (see ``Writer``).
 _TILE = """
+    await_inputs()
     position = tl.program_id(0).to(tl.int64) * BLOCK_N + tl.arange(0, BLOCK_N)
     atom = tl.minimum(position, num_atoms - 1)
     if ORDERED:
@@ -280,6 +282,7 @@ def gradient_source(polynomial: Polynomial, rates: bool) -> str:
 # A program sums one group of terms over one chunk of the sorted atoms, once per species that occurs in the chunk. Pairs
 # (chunk, species) ascend together, so chunk + species numbers the partial sums without gaps that matter or collisions.
 _CHUNK = """
+    await_inputs()
     first = tl.program_id(0).to(tl.int64) * CHUNK
     position = first + tl.arange(0, CHUNK)
     species_of = tl.load(species_ptr + tl.load(order_ptr + tl.minimum(position, num_atoms - 1)))
@@ -351,7 +354,7 @@ def kernels_of(text: str) -> Kernels:
     # Triton reads the source of a kernel through inspect, which looks here before it looks for a file.
     filename = f"<symmetric_contraction {sha256(source.encode()).hexdigest()[:16]}>"
     linecache.cache[filename] = (len(source), None, source.splitlines(keepends=True), filename)
-    namespace: dict[str, Any] = {"__name__": __name__}
+    namespace: dict[str, Any] = {"await_inputs": await_inputs, "__name__": __name__}
     exec(compile(source, filename, "exec"), namespace)
     names = ("contraction", "contraction_gradient", "contraction_second", "contraction_coefficients", "contraction_coefficients_rate")
     return Kernels(polynomial, *(namespace[name] for name in names))

@@ -21,7 +21,7 @@ from torch import Tensor
 from mosso.kernels.fused import INTERPRETED
 from mosso.kernels.fused import edge_convolution_source as generated
 from mosso.kernels.fused.edge_convolution_source import TABULATED, PathTable
-from mosso.kernels.fused.edge_sums import over_senders, sum_parts
+from mosso.kernels.fused.edge_sums import cut_by_sender, over_senders, sum_parts
 from mosso.kernels.fused.launch import Config, ceil_div, launch, register
 from mosso.kernels.reference import Visits
 from mosso.math.coupling import CouplingPath
@@ -30,6 +30,8 @@ from mosso.math.coupling import CouplingPath
 SCRATCH_BYTES = 2**30
 # Sums that leave registers for the loads of the next edge.
 MAX_SUMS_AHEAD = 96
+# Programs of a chunk by the number of receivers it has on average; where there are more, programs take several.
+SPARE = 2
 # Programs of the backward pass that fill an H200, and at most so many of a receiver and block of channels.
 ENOUGH_PROGRAMS, MOST_SHARES = 4096, 8
 
@@ -97,6 +99,13 @@ def _chunks(num_edges: int, most: int) -> list[tuple[int, int]]:
     return [(first, min(first + most, num_edges)) for first in range(0, num_edges, most)]
 
 
+def _receivers_of(chunks: list[tuple[int, int]], receiver_offsets: Tensor) -> Tensor:
+    """(chunks, 2) first and last of the atoms at which the edges of a chunk end."""
+    firsts = torch.arange(len(chunks) + 1, device=receiver_offsets.device) * chunks[0][1]
+    receivers = (torch.searchsorted(receiver_offsets, firsts, right=True) - 1).clamp(max=receiver_offsets.shape[0] - 2)
+    return torch.stack([receivers[:-1], receivers[1:]], dim=1)
+
+
 def _fake_backward(g, x, features, table, senders, rows, order, receiver_offsets, transpose, sender_offsets, paths, needed):
     return tuple(t.new_empty(t.shape if need else (0,)) for t, need in zip((x, features), needed, strict=True))
 
@@ -127,20 +136,28 @@ def _backward(
     chunks = _chunks(num_edges, max(1, SCRATCH_BYTES // (per_edge * x.element_size())))
     longest = chunks[0][1]
     edges = [t.contiguous() for t in (x, features, table, senders, rows, order, receiver_offsets)]
-    by_sender = (transpose.contiguous(), sender_offsets.contiguous())
+    transpose, sender_offsets = transpose.contiguous(), sender_offsets.contiguous()
     grad_edges = x.new_empty((longest, width) if need_x else (0,))
     grad_parts = x.new_empty((num_blocks, longest, num_features) if need_y else (0,))
     grad_x = x.new_empty(x.shape) if need_x and len(chunks) == 1 else x.new_zeros(x.shape if need_x else (0,))
     grad_features = x.new_empty(features.shape if need_y else (0,))
-    kernel = generated.kernel("backward", known, cut.step, cut.max_sums, cut.ahead, cut.warp_sum, TABULATED)
+    chunked = len(chunks) > 1
+    kernel = generated.kernel("backward", known, cut.step, cut.max_sums, cut.ahead, cut.warp_sum, TABULATED, chunked)
     sizes = {"CHANNELS": channels, "BLOCK": cut.block, "NEED_X": need_x, "NEED_Y": need_y}
     by_parts = {"PARTS": num_blocks, "WIDTH": num_features, "BLOCK": 1024}
     g = g.contiguous()
     shares = min(MOST_SHARES, max(1, ENOUGH_PROGRAMS // max(1, num_nodes * num_blocks)))
-    for first, last in chunks:
-        launch(kernel, (num_nodes, num_blocks, shares), g, *edges, grad_edges, grad_parts, first, last, **sizes, num_warps=cut.num_warps)
+    grid = (num_nodes, num_blocks, shares)
+    places, receivers = [sender_offsets[:-1], sender_offsets[1:]], None
+    if chunked:
+        grid = (min(num_nodes, ceil_div(SPARE * num_nodes, len(chunks))), num_blocks, shares)
+        places = list(cut_by_sender(transpose, sender_offsets, len(chunks), longest))
+        receivers = _receivers_of(chunks, edges[-1])
+    for number, (first, last) in enumerate(chunks):
+        own = () if receivers is None else (receivers[number],)
+        launch(kernel, grid, g, *edges, grad_edges, grad_parts, first, last, *own, **sizes, num_warps=cut.num_warps)
         if need_x:
-            over_senders(grad_edges, *by_sender, grad_x, width, (first, last) if len(chunks) > 1 else None)
+            over_senders(grad_edges, transpose, (places[number], places[number + 1]), grad_x, width, first if chunked else None)
         if need_y:
             programs = ceil_div((last - first) * num_features, 1024)
             launch(sum_parts, (programs,), grad_parts, edges[-1], grad_features, num_nodes, first, last, **by_parts)

@@ -6,6 +6,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from mosso.kernels.fused.launch import ceil_div, launch
+from mosso.kernels.fused.overlap import await_inputs
 from mosso.kernels.reference.thermostat import SUZUKI_YOSHIDA
 
 BLOCK = 32  # systems of a program
@@ -34,6 +36,7 @@ def _nose_hoover(
     chain, masses, twice_kinetic, freedom, out, scales, num_systems,
     KELVIN: tl.constexpr, DT: tl.constexpr, LINKS: tl.constexpr, PADDED: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
+    await_inputs()
     system = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     inside = system < num_systems
     column = tl.arange(0, PADDED)[None, :]
@@ -69,7 +72,5 @@ def nose_hoover_chain(
     if num_systems:
         tensors = [t.contiguous() for t in (chain_B2M, mass_BM, twice_kinetic_B, freedom_B)]
         sizes = {"LINKS": links, "PADDED": triton.next_power_of_2(links), "BLOCK": BLOCK, "num_warps": 1}
-        with torch.cuda.device_of(out):
-            grid = (triton.cdiv(num_systems, BLOCK),)
-            _nose_hoover[grid](*tensors, out, scale_B, num_systems, KELVIN=kelvin, DT=dt, **sizes)
+        launch(_nose_hoover, (ceil_div(num_systems, BLOCK),), *tensors, out, scale_B, num_systems, KELVIN=kelvin, DT=dt, **sizes)
     return out, scale_B

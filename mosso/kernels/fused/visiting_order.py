@@ -11,6 +11,7 @@ from torch import Tensor
 
 from mosso.kernels.fused import FINGERPRINT
 from mosso.kernels.fused.launch import launch, register
+from mosso.kernels.fused.overlap import await_inputs
 
 BLOCK = 32  # edges whose places are counted together, against as many at a time
 PROGRAMS = 4  # that share a receiver
@@ -18,6 +19,7 @@ PROGRAMS = 4  # that share a receiver
 
 @triton.jit
 def _place(rows, senders, receiver_offsets, order, senders_out, rows_out, BLOCK: tl.constexpr, PROGRAMS: tl.constexpr):
+    await_inputs()
     node = tl.program_id(0).to(tl.int64)
     start = tl.load(receiver_offsets + node)
     end = tl.load(receiver_offsets + node + 1)
