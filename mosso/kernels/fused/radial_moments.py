@@ -50,7 +50,7 @@ def config(direction: str, num_groups: int, itemsize: int, double: bool) -> Conf
         return Config(16, 8, 1)
     if direction == "forward" or not double:
         return Config(16, 2, 1)
-    return Config(16, 1, 1, in_double=True) if num_groups >= MANY_GROUPS else Config(32, 4, 1, in_double=True)
+    return Config(16, 1, 2, in_double=True) if num_groups >= MANY_GROUPS else Config(32, 4, 1, in_double=True)
 
 
 @triton.jit
@@ -174,20 +174,26 @@ def _moments_backward(
     # Without atoms there is one program, for the padding alone.
     start = tl.load(group_offsets + group, mask=group < num_groups, other=0)
     end = tl.load(group_offsets + group + 1, mask=group < num_groups, other=0)
-    at = g + ((node * J + j[:, None]) * NUM_SPECIES + z) * K + k
     PRODUCT: tl.constexpr = tl.float64 if IN_DOUBLE else g.dtype.element_ty
+    at = g + ((node * J + j[:, None]) * NUM_SPECIES + z) * K + k
     g_JK = tl.load(at, mask=(j[:, None] < J) & (k < K) & (start < end), other=0.0).to(PRODUCT)
     column = j[None, :]
     for first in range(start, end, TILE):
         edge, live = _edges(order, first + tl.arange(0, TILE), end, NUM_SPECIES)
         phi, slope = _radial(features, rows, table, edge, live, J, K, PAD_K)
         harmonics = _harmonics(features, edge, live, J, PAD_J)
-        of_phi = tl.dot(harmonics.to(PRODUCT), g_JK, input_precision="ieee", out_dtype=PRODUCT)
-        # g phi^T and then its transpose takes fewer registers than phi g^T.
-        of_harmonics = tl.trans(tl.dot(g_JK, tl.trans(phi).to(PRODUCT), input_precision="ieee", out_dtype=PRODUCT))
-        of_position = tl.sum(of_phi.to(slope.dtype) * slope, axis=1)
+        if IN_DOUBLE:
+            # Both products have the same second operand, which stays where tensor cores want it.
+            of_harmonics = tl.dot(phi.to(PRODUCT), tl.trans(g_JK), input_precision="ieee", out_dtype=PRODUCT)
+            rates = tl.dot(slope.to(PRODUCT), tl.trans(g_JK), input_precision="ieee", out_dtype=PRODUCT)
+            of_position = tl.sum(rates * harmonics, axis=1)
+        else:
+            of_phi = tl.dot(harmonics, g_JK, input_precision="ieee", out_dtype=PRODUCT)
+            # g phi^T and then its transpose takes fewer registers than phi g^T.
+            of_harmonics = tl.trans(tl.dot(g_JK, tl.trans(phi), input_precision="ieee", out_dtype=PRODUCT))
+            of_position = tl.sum(of_phi * slope, axis=1)
         grad = tl.where(column == 0, of_position[:, None], of_harmonics)
-        tl.store(grad_features + edge[:, None] * J + column, grad, mask=live[:, None] & (column < J))
+        tl.store(grad_features + edge[:, None] * J + column, grad.to(grad_features.dtype.element_ty), mask=live[:, None] & (column < J))
     # How many padding edges there are is known on the device only.
     for first in range(tl.load(group_offsets + num_groups) + group * TILE, num_edges, tl.num_programs(0) * TILE):
         edge = first + tl.arange(0, TILE)[:, None]
