@@ -1,4 +1,4 @@
-"""One competitor of a comparison: a package's backend with a model loaded, in a worker started when it is asked, or ahead of that."""
+"""One competitor of a comparison: a package's backend with a model loaded, in a worker started when it is asked, or before."""
 
 from collections.abc import Callable, Mapping
 from contextlib import suppress

@@ -161,7 +161,6 @@ class Contest:
             for case, contestant, truth in zip(cases, contestants, truths, strict=True):
                 yield case, contestant, singles.startup(case, contestant, inputs, truth, self.place.folder)
             return
-        self._settle()
         march = self._march(contestants) if first.task in ENGINE else USUAL
         for entry in Comparison(cases, contestants, inputs, truths, self.suite.protocol, self.place.folder, march).run():
             yield entry.case, entry.contestant, {"atoms": inputs.num_atoms, **entry.fields}
@@ -172,10 +171,14 @@ class Contest:
         return OF_RANDOM_WEIGHTS if random else USUAL
 
     def _begin(self, cases: Sequence[Case]) -> None:
-        """All processes that the cases need import side by side, and load side by side; those of ``SINGLE`` tasks are on their own."""
+        """All processes that the cases need import side by side, load side by side, and are idle in the end; those of ``SINGLE`` tasks
+        are on their own."""
         self._share_weights(cases)
-        for contestant in self._needed(cases):  # where there are no weights to share, others judge
+        needed = self._needed(cases)  # where there are no weights to share, others judge
+        for contestant in needed:
             contestant.begin_to_load()
+        for contestant in needed:
+            contestant.settle()
 
     def _needed(self, cases: Sequence[Case]) -> list[Contestant]:
         """Contestants of the cases, and judges of what is not known yet."""
@@ -184,19 +187,9 @@ class Contest:
             return []
         found = [self._contestant(case) for case in cases]
         for case in cases:
-            faithful = tolerance_of(case.package, case.precision) is FAITHFUL
-            judges = self._truths_for(case.package).to_be_asked(
-                inputs, case.task.startswith("stress"), case.precision if faithful else None
-            )
-            found += judges
+            reference = case.precision if tolerance_of(case.package, case.precision) is FAITHFUL else None
+            found += self._truths_for(case.package).to_be_asked(inputs, case.task.startswith("stress"), reference)
         return found
-
-    def _settle(self) -> None:
-        """Wait until no process imports or loads: times are taken of one that works alone."""
-        for contestant in self._contestants.values():
-            contestant.settle()
-        for truths in self._truths.values():
-            truths.settle()
 
     def close_all_but(self, contestant: Contestant | None) -> None:
         """What fits must not depend on what others hold, nor how long a start takes."""

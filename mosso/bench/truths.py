@@ -124,11 +124,6 @@ class Truths:
             judges.append(self._judge(*REFERENCE, reference))
         return judges
 
-    def settle(self) -> None:
-        """Wait for judges that are loading."""
-        for judge in self._judges.values():
-            judge.settle()
-
     def close(self) -> None:
         """End the judges; what they said is kept."""
         for judge in self._judges.values():

@@ -1,5 +1,4 @@
-"""The process of one competitor, seen from here: started without waiting, asked with a time limit, and gone with all it started when it
-is closed."""
+"""The process of one competitor, seen from here: started, asked with a time limit, and gone with all it started when it is closed."""
 
 import contextlib
 import json
@@ -38,7 +37,7 @@ class WorkerError(Exception):
 
 
 class Worker:
-    """A live ``serve.py`` with one adapter, which imports its package while others do.
+    """A live ``serve.py`` with one adapter. It is not waited for: while it imports its package, others can be started.
 
     Attributes:
         described: versions, threads and CUDA of the process, as it says itself; empty until ``ready``.
