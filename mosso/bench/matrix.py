@@ -172,14 +172,15 @@ class Matrix:
         return list(dict.fromkeys(backend for c in of_all for backend in (*c.backends, *c.further)))
 
     def expand(self, blocks: Iterable[Block]) -> list[Case]:
-        """The cases of blocks, each once; models and precisions outermost, because loading is what takes longest.
+        """The cases of blocks, each once; models and precisions outermost, because loading is what takes longest, and behind the others
+        those for which all processes end.
 
         Raises:
             ValueError: a name that does not exist; lists those that do.
         """
         cases = dict.fromkeys(case for block in blocks for case in self._cases(block))
         order = {case.group[:2]: place for place, case in reversed(list(enumerate(cases)))}
-        return sorted(cases, key=lambda case: order[case.group[:2]])
+        return sorted(cases, key=lambda case: (order[case.group[:2]], case.task in SINGLE))
 
     def _cases(self, block: Block) -> Iterable[Case]:
         self._check(block)

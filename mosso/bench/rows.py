@@ -46,7 +46,7 @@ class Row(BaseModel):
         atoms_per_s, ns_per_day: throughput; nanoseconds a day at 1 fs a step.
         peak_memory_GB, memory_of: largest memory of one call (1e9 bytes), of the ``device`` (tensors) or the whole ``process``.
         start_s, load_s, first_call_s: seconds until the interpreter has imported the package, the model is loaded, the first
-            result is there (compilation included).
+            result is there (compilation included). The former two of ``startup`` only, where the process is alone.
         error_energy: largest over structures, eV/atom. error_energy_relative: the same over the energy itself. error_forces: root
             mean square over atoms, eV/A. error_forces_relative: the same over that of the forces. error_stress: largest
             component, eV/A^3. All of this very configuration against ``truth``.

@@ -3,7 +3,6 @@
 import math
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +27,7 @@ def startup(case: Case, contestant: Contestant, inputs: Inputs, truth: Truth | s
     """Fields of a fresh process up to its first result; nothing that was compiled before is found."""
     with tempfile.TemporaryDirectory(dir=folder) as empty:
         out, variables = Path(empty, "answer.npz"), {name: str(Path(empty, name)) for name in CACHES}
-        fresh = replace(contestant, variables={**contestant.variables, **variables}, _worker=None, _obstacle=None)
+        fresh = Contestant(contestant.package, contestant.backend, contestant.place, contestant.arguments, variables)
         try:
             reply = fresh.ask("prepare", inputs=str(inputs.path), stress=False)
             seconds = fresh.ask("answer", out=str(out), with_list=fresh.list_inside)["seconds"]

@@ -3,7 +3,7 @@
 import os
 import sys
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,7 +14,7 @@ from mosso.bench.checks import FAITHFUL, Truth, tolerance_of
 from mosso.bench.comparison import ENGINE, OF_RANDOM_WEIGHTS, USUAL, Comparison, March, failure
 from mosso.bench.competitor import Contestant, Workplace
 from mosso.bench.environments import Interpreter
-from mosso.bench.matrix import Case, Matrix, Model, Protocol
+from mosso.bench.matrix import SINGLE, Case, Matrix, Model, Protocol
 from mosso.bench.rows import Row
 from mosso.bench.systems import water_box
 from mosso.bench.truths import REFERENCE, Inputs, Truths
@@ -81,12 +81,10 @@ class Suite:
         """The row of a case; ``fields`` hold what was found, before what the contestant says."""
         known: dict[str, Any] = {}
         if contestant is not None and contestant.described:
-            known = {
-                "load_s": contestant.loaded.get("seconds"),
-                "start_s": contestant.start_s,
-                **{name: contestant.loaded.get(name) for name in ("weights", "weights_sha256", "parameters", "tf32")},
-            }
+            known = {name: contestant.loaded.get(name) for name in ("weights_sha256", "parameters", "tf32")}
             known["weights"] = self.weights_of(case.model, contestant)
+            if case.task == "startup":  # for other tasks processes import and load side by side
+                known |= {"start_s": contestant.start_s, "load_s": contestant.loaded.get("seconds")}
         described = {} if contestant is None else contestant.described
         versions = {name: str(version) for name, version in described.get("versions", {}).items()}
         if described.get("cuda"):
@@ -125,11 +123,14 @@ class Contest:
         self._shared = suite.weights.get(model.name)
         self._wrote = False
         self._truths: dict[str, Truths] = {}
+        for package in self._packages:  # building may take minutes: one after the other, before there are processes
+            with suppress(ValueError):  # told where it is asked for
+                suite.place.interpreter(package)
 
     def rows(self, cases: Sequence[Case]) -> Iterator[Row]:
         """Of one group."""
         started = datetime.now(UTC).isoformat(timespec="seconds")
-        self._share_weights()
+        self._begin(cases)
         contestants = [self._contestant(case) for case in cases]
         for case, contestant, fields in self._measured(cases, contestants):
             yield self.suite.row(case, contestant, fields, started)
@@ -144,8 +145,7 @@ class Contest:
     def _measured(
         self, cases: Sequence[Case], contestants: Sequence[Contestant]
     ) -> Iterator[tuple[Case, Contestant | None, dict[str, Any]]]:
-        first = cases[0]
-        inputs = self._inputs_of(first)
+        first, inputs = cases[0], self._inputs_of(cases[0])
         if obstacle := self._obstacle(first, inputs):
             for case in cases:
                 yield case, None, {"status": "unsupported", "reason": obstacle, "atoms": inputs.num_atoms}
@@ -157,6 +157,7 @@ class Contest:
             return
         truths = [self._truth(case.package, case.precision, inputs, stress=first.task.startswith("stress")) for case in cases]
         if first.task == "startup":
+            self.close_all_but(None)
             for case, contestant, truth in zip(cases, contestants, truths, strict=True):
                 yield case, contestant, singles.startup(case, contestant, inputs, truth, self.place.folder)
             return
@@ -166,14 +167,32 @@ class Contest:
 
     def _march(self, contestants: Sequence[Contestant]) -> March:
         """Of dynamics, the same for all that are compared."""
-        for contestant in contestants:
-            with suppress(WorkerError):  # told where it is asked for more
-                contestant.load()
         random = any(self.suite.weights_of(self.model.name, contestant) == "random" for contestant in contestants)
         return OF_RANDOM_WEIGHTS if random else USUAL
 
-    def close_all_but(self, contestant: Contestant) -> None:
-        """What fits must not depend on what others hold."""
+    def _begin(self, cases: Sequence[Case]) -> None:
+        """All processes that the cases need import side by side, load side by side, and are idle in the end; those of ``SINGLE`` tasks
+        are on their own."""
+        self._share_weights(cases)
+        needed = self._needed(cases)  # where there are no weights to share, others judge
+        for contestant in needed:
+            contestant.begin_to_load()
+        for contestant in needed:
+            contestant.settle()
+
+    def _needed(self, cases: Sequence[Case]) -> list[Contestant]:
+        """Contestants of the cases, and judges of what is not known yet."""
+        first, inputs = cases[0], self._inputs_of(cases[0])
+        if first.task in SINGLE or self._obstacle(first, inputs):
+            return []
+        found = [self._contestant(case) for case in cases]
+        for case in cases:
+            reference = case.precision if tolerance_of(case.package, case.precision) is FAITHFUL else None
+            found += self._truths_for(case.package).to_be_asked(inputs, case.task.startswith("stress"), reference)
+        return found
+
+    def close_all_but(self, contestant: Contestant | None) -> None:
+        """What fits must not depend on what others hold, nor how long a start takes."""
         self._close_judges()
         for other in self._contestants.values():
             if other is not contestant:
@@ -244,21 +263,31 @@ class Contest:
         arguments = {"model": self.model.name, "precision": precision, "weights": weights, **self.model.competitor(package).options}
         return Contestant(package, backend, self.place, arguments)
 
-    def _share_weights(self) -> None:
-        """Random weights that all packages read, written by one of them; each has its own where that fails, and rows tell."""
+    def _share_weights(self, cases: Sequence[Case]) -> None:
+        """Random weights that all packages read, written by one of them while those who will read them import; each has its own where
+        that fails, and rows tell."""
         if self._shared is not None or self._wrote or self.model.weights_from not in self._packages:
             return
         self._wrote = True
         path = self.place.folder / f"{self.model.name}.model"
         competitor = self.model.competitor(self.model.weights_from or "")
-        writer = self._make(competitor.package, competitor.backends[0], "fp64")
-        try:
-            writer.ask("write_weights", out=str(path))
+        with closing(self._make(competitor.package, competitor.backends[0], "fp64")) as writer:
             self._shared = path
-        except WorkerError as error:
-            self.suite.note(f"{self.model.name}: {competitor.package} wrote no weights ({failure(error)['reason']})")
-        finally:
-            writer.close()
+            for contestant in (writer, *self._needed(cases)):
+                contestant.start()
+            try:
+                writer.ask("write_weights", out=str(path))
+            except WorkerError as error:
+                self.suite.note(f"{self.model.name}: {competitor.package} wrote no weights ({failure(error)['reason']})")
+                self._share_nothing()
+
+    def _share_nothing(self) -> None:
+        """As if weights had never been expected; nobody has begun to load."""
+        self._shared = None
+        self._close_judges()
+        self._truths.clear()
+        for contestant in self._contestants.values():
+            contestant.arguments = {**contestant.arguments, "weights": None}
 
 
 def _grouped(cases: Iterable[Case], key: Callable[[Case], Any]) -> list[tuple[Any, list[Case]]]:

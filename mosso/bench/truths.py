@@ -115,6 +115,15 @@ class Truths:
                 judge.release()
         return self._made[key]
 
+    def to_be_asked(self, inputs: Inputs, stress: bool, reference: str | None) -> list[Contestant]:
+        """Whom ``of`` asks first for what is not known yet, and ``beside_reference`` in the precision ``reference``."""
+        asked, judges = inputs.cells or inputs, []
+        if (asked.name, stress) not in self._known:
+            judges = [self._judge(package, backend, precision) for package, backend, precision in self._exact()[:1]]
+        if reference is not None and (asked.name, reference, stress) not in self._made:
+            judges.append(self._judge(*REFERENCE, reference))
+        return judges
+
     def close(self) -> None:
         """End the judges; what they said is kept."""
         for judge in self._judges.values():
@@ -133,7 +142,7 @@ class Truths:
                     judge.release()
         return f"nobody could say what is right ({'; '.join(reasons)})"
 
-    def _exact(self) -> Iterable[tuple[str, str, str]]:
+    def _exact(self) -> list[tuple[str, str, str]]:
         return [(package, backend, "fp64") for package, backend in self._candidates]
 
     def _highest(self) -> Iterable[tuple[str, str, str]]:

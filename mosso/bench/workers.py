@@ -37,11 +37,11 @@ class WorkerError(Exception):
 
 
 class Worker:
-    """A live ``serve.py`` with one adapter.
+    """A live ``serve.py`` with one adapter. It is not waited for: while it imports its package, others can be started.
 
     Attributes:
-        described: versions, threads and CUDA of the process, as it says itself.
-        start_s: seconds until it had imported its package.
+        described: versions, threads and CUDA of the process, as it says itself; empty until ``ready``.
+        start_s: seconds until it had imported its package; None until ``ready``.
 
     Args:
         python: interpreter.
@@ -50,13 +50,15 @@ class Worker:
         folder: where its temporary files go, and what it prints.
 
     Raises:
-        WorkerError: the interpreter or the import fails.
+        WorkerError: the interpreter cannot be run.
     """
 
     def __init__(self, python: Path, adapter: Path, environment: Mapping[str, str], folder: Path) -> None:
         self._log = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 (closed with the worker)
         self._asked_at = 0  # bytes of the log before the last request
-        start = time.perf_counter()
+        self.described: dict[str, Any] = {}
+        self.start_s: float | None = None
+        self._started_at = time.perf_counter()
         try:
             # A session of its own: Ctrl-C reaches us alone, and what the process starts can be ended with it.
             self._process = subprocess.Popen(
@@ -72,16 +74,10 @@ class Worker:
         except OSError as error:
             self._log.close()
             raise WorkerError("crash", f"{python} cannot be run: {error.strerror}") from None
-        self._replies: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+        self._replies: queue.SimpleQueue[tuple[float, str | None]] = queue.SimpleQueue()  # with the time of their arrival
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
         self.alive = True
-        try:
-            self.described = self._reply(START_TIMEOUT, "start")
-        except BaseException:
-            self.close()
-            raise
-        self.start_s = time.perf_counter() - start
 
     def __enter__(self) -> Self:
         return self
@@ -100,13 +96,33 @@ class Worker:
         Raises:
             WorkerError: says what went wrong; after ``timeout`` and ``crash`` the worker is no longer ``alive``.
         """
+        self.send(do, **arguments)
+        return self.reply(do, timeout)
+
+    def ready(self) -> None:
+        """Waits until the package is imported; a WorkerError where it cannot be, and the process is gone."""
+        if self.start_s is None:
+            try:
+                arrived, self.described = self._reply(START_TIMEOUT, "start")
+            except BaseException:
+                self.close()
+                raise
+            self.start_s = arrived - self._started_at
+
+    def send(self, do: str, **arguments: Any) -> None:
+        """A request as for ``ask``, whose ``reply`` has to be taken before the next one; the process may still be importing."""
         assert self.alive, "asked after its end"
         assert self._process.stdin is not None
-        self._asked_at = os.fstat(self._log.fileno()).st_size
+        if self.start_s is not None:  # else what was printed at the start is still to be told
+            self._asked_at = os.fstat(self._log.fileno()).st_size
         with contextlib.suppress(BrokenPipeError):  # then the reply is the end of its output
             self._process.stdin.write(json.dumps({"do": do, **arguments}) + "\n")
             self._process.stdin.flush()
-        return self._reply(timeout, do)
+
+    def reply(self, do: str, timeout: float) -> dict[str, Any]:
+        """To the request sent; errors as of ``ask``."""
+        self.ready()
+        return self._reply(timeout, do)[1]
 
     def close(self) -> None:
         """Ends the process and all it started; nothing in it needs to be saved."""
@@ -119,9 +135,10 @@ class Worker:
             with contextlib.suppress(BrokenPipeError):
                 stream.close()
 
-    def _reply(self, timeout: float, do: str) -> dict[str, Any]:
+    def _reply(self, timeout: float, do: str) -> tuple[float, dict[str, Any]]:
+        """When it came, and what it says."""
         try:
-            line = self._replies.get(timeout=timeout)
+            arrived, line = self._replies.get(timeout=timeout)
         except queue.Empty:
             self._end("timeout", f"no reply to {do} within {timeout:g} s")
         except KeyboardInterrupt:
@@ -140,7 +157,7 @@ class Worker:
             self._end("crash", f"the reply to {do} is not understood: {line.strip()[:LINE]!r}")
         if "error" in reply:
             raise WorkerError(reply["kind"], reply["error"])
-        return reply
+        return arrived, reply
 
     def _end(self, kind: Kind, message: str) -> Any:
         tail = self._last_lines()
@@ -158,8 +175,8 @@ class Worker:
         assert self._process.stdout is not None
         with contextlib.suppress(ValueError, UnicodeDecodeError):  # closed, or bytes that are no text
             for line in self._process.stdout:
-                self._replies.put(line)
-        self._replies.put(None)
+                self._replies.put((time.perf_counter(), line))
+        self._replies.put((time.perf_counter(), None))
 
 
 def _ending(code: int | None) -> str:

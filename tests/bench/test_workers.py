@@ -26,6 +26,7 @@ def script(tmp_path: Path, text: str) -> Path:
 
 def test_it_says_who_it_is_and_answers(scene: Scene) -> None:
     with start(scene) as worker:
+        worker.ready()
         assert worker.described["versions"]["torch"] == "stub"
         assert worker.described["threads"] == 3
         assert 0 < worker.start_s < 20
@@ -96,20 +97,41 @@ def test_a_killed_process_names_the_signal(scene: Scene, tmp_path: Path) -> None
 
 def test_an_import_that_fails_is_told(scene: Scene, tmp_path: Path) -> None:
     with pytest.raises(WorkerError, match="No module named 'a_package_that_is_not_there'"):
-        start(scene, script(tmp_path, "import a_package_that_is_not_there\n"))
+        start(scene, script(tmp_path, "import a_package_that_is_not_there\n")).ready()
 
 
 def test_an_import_that_hangs_is_ended(scene: Scene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(workers, "START_TIMEOUT", 1.0)
     with pytest.raises(WorkerError, match="no reply to start within 1 s"):
-        start(scene, script(tmp_path, "import time\ntime.sleep(60)\n"))
+        start(scene, script(tmp_path, "import time\ntime.sleep(60)\n")).ready()
 
 
 def test_an_interpreter_that_is_none(scene: Scene, tmp_path: Path) -> None:
     with pytest.raises(WorkerError, match="cannot be run: No such file"):
         start(scene, python=tmp_path / "python")
     with pytest.raises(WorkerError, match="not understood|ended during start"):
-        start(scene, python=Path("/bin/echo"))
+        start(scene, python=Path("/bin/echo")).ready()
+
+
+def test_what_a_failing_import_printed_is_told_though_something_was_asked(scene: Scene, tmp_path: Path) -> None:
+    worker = start(scene, script(tmp_path, "import os\nprint('no driver found', flush=True)\nos._exit(3)\n"))
+    while worker._replies.empty():
+        time.sleep(0.01)
+    worker.send("load", **LOAD)
+    with pytest.raises(WorkerError, match=r"ended during start \(exit code 3\); it printed: no driver found"):
+        worker.reply("load", 10.0)
+    assert not worker.alive
+
+
+def test_a_start_lasts_until_it_has_replied_whoever_reads_that(scene: Scene) -> None:
+    begin = time.perf_counter()
+    with start(scene) as worker:
+        while worker._replies.empty():
+            time.sleep(0.01)
+        there = time.perf_counter()
+        time.sleep(0.2)
+        worker.ready()
+        assert 0 < worker.start_s <= there - begin
 
 
 def test_closing_twice_is_fine(scene: Scene) -> None:
