@@ -20,13 +20,19 @@ from mosso.kernels.fused import INTERPRETED
 _DEVICES = range(0 if INTERPRETED or torch.version.cuda is None or not torch.cuda.is_available() else torch.cuda.device_count())
 OVERLAPS = tl.constexpr(len(_DEVICES) > 0 and all(torch.cuda.get_device_capability(i)[0] >= 9 for i in _DEVICES))
 
+EARLY = tl.constexpr(1)
+
 
 @triton.jit
 def await_inputs():  # type: ignore[no-untyped-def]
     """The first line of every kernel that ``launch`` starts."""
     if OVERLAPS:
         gdc_wait()
-        gdc_launch_dependents()
+        if EARLY == 1:
+            gdc_launch_dependents()
+        if EARLY > 1:
+            if tl.num_programs(0) * tl.num_programs(1) * tl.num_programs(2) < EARLY:
+                gdc_launch_dependents()
 
 
 @lru_cache(maxsize=1024)
