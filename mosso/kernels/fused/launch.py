@@ -1,11 +1,13 @@
 """How fused ops are registered and their kernels started."""
 
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import torch
-from torch.library import custom_op, triton_op, wrap_triton
+from torch._subclasses import FakeTensor
+from torch._subclasses.functional_tensor import FunctionalTensor
+from torch.library import Library, custom_op, impl, triton_op, wrap_triton
 
 from mosso.kernels.fused import INTERPRETED
 
@@ -47,26 +49,43 @@ def multiplies_in_double(device: torch.device) -> bool:
     return device.type == "cuda" and torch.version.cuda is not None and torch.cuda.get_device_capability(device) in DOUBLE_TENSOR_CORES
 
 
+_LIBRARY = Library("mosso", "FRAGMENT")
+
+
 def launch(kernel: Any, grid: tuple[int, ...], *arguments: Any, **constants: Any) -> None:
-    """Run a kernel on the device of its first argument, or record it where torch.compile traces."""
+    """Run a kernel on the device of its first argument, or record it where a compiler traces."""
+    traced = isinstance(arguments[0], (FakeTensor, FunctionalTensor))
     if INTERPRETED:
-        kernel[grid](*arguments, **constants)
+        # The interpreter wants memory behind its tensors; shapes are all that a trace wants.
+        if not traced:
+            kernel[grid](*arguments, **constants)
         return
     # triton launches on the current device, which need not be that of the tensors
     with torch.cuda.device_of(arguments[0]):
-        wrap_triton(kernel)[grid](*arguments, **constants)
+        # wrap_triton imports torch's compiler, seconds that only those who compile should wait for
+        (wrap_triton(kernel) if traced else kernel)[grid](*arguments, **constants)
 
 
-def register(name: str, fake: Callable[..., Any], *, opaque_before_2_12: bool = False) -> Callable[[Callable[..., Any]], Any]:
+def register(name: str, fake: Callable[..., Any] | None = None, *, opaque_before_2_12: bool = False) -> Callable[[Callable[..., Any]], Any]:
     """Make an op of a function: transparent to compilers, or opaque where they could not trace it.
 
     Nothing traces kernels under the interpreter; ``opaque_before_2_12``: torch's own before that release fail on it.
+    Without ``fake``, which gives the shapes, the function itself does, its launches left out.
+
+    torch's compiler, seconds to import, waits until somebody compiles. Neither of the two ways into it has a use here. triton_op reads
+    the source of a function for kernels by name; those given to ``launch`` have none there, so it gets an object without a source (what
+    compilers keep on disk goes by FINGERPRINT). And custom_op has the compiler told at the first call that it must not look into what
+    runs; ``impl`` hands that to the dispatcher, below which no compiler looks.
     """
     opaque = INTERPRETED or (opaque_before_2_12 and not COMPILERS_TRACE_ALL)
 
     def decorate(function: Callable[..., Any]) -> Any:
-        op: Any = (custom_op if opaque else triton_op)(f"mosso::{name}", function, mutates_args=())
-        op.register_fake(fake)
+        qualified = f"mosso::{name}"
+        sourceless: Any = partial(function)
+        sourceless.__globals__ = function.__globals__  # names in annotations are looked up there
+        op: Any = custom_op(qualified, function, mutates_args=()) if opaque else triton_op(qualified, sourceless, mutates_args=())
+        op.register_fake(fake or function)
+        impl(qualified, ("cpu", "cuda"), function, lib=_LIBRARY)
         return op
 
     return decorate
