@@ -39,6 +39,9 @@ class Config(NamedTuple):
     warp_sum: int = 0
 
 
+_LIBRARY = Library("mosso", "FRAGMENT")
+
+
 def ceil_div(a: int, b: int) -> int:
     return -(-a // b)
 
@@ -47,9 +50,6 @@ def ceil_div(a: int, b: int) -> int:
 def multiplies_in_double(device: torch.device) -> bool:
     """Whether products of float32 are made in float64 there: more accurate, and no slower, on DOUBLE_TENSOR_CORES alone."""
     return device.type == "cuda" and torch.version.cuda is not None and torch.cuda.get_device_capability(device) in DOUBLE_TENSOR_CORES
-
-
-_LIBRARY = Library("mosso", "FRAGMENT")
 
 
 def launch(kernel: Any, grid: tuple[int, ...], *arguments: Any, **constants: Any) -> None:
@@ -72,10 +72,9 @@ def register(name: str, fake: Callable[..., Any] | None = None, *, opaque_before
     Nothing traces kernels under the interpreter; ``opaque_before_2_12``: torch's own before that release fail on it.
     Without ``fake``, which gives the shapes, the function itself does, its launches left out.
 
-    torch's compiler, seconds to import, waits until somebody compiles. Neither of the two ways into it has a use here. triton_op reads
-    the source of a function for kernels by name; those given to ``launch`` have none there, so it gets an object without a source (what
-    compilers keep on disk goes by FINGERPRINT). And custom_op has the compiler told at the first call that it must not look into what
-    runs; ``impl`` hands that to the dispatcher, below which no compiler looks.
+    Importing torch's compiler takes seconds, so nothing here does before somebody compiles. triton_op would, to look in the source of a
+    function for the kernels it names; those given to ``launch`` have no name there, and it gets an object without a source. custom_op
+    would at the first call, to keep the compiler out of what runs; ``impl`` gives that to the dispatcher, behind which no compiler looks.
     """
     opaque = INTERPRETED or (opaque_before_2_12 and not COMPILERS_TRACE_ALL)
 
