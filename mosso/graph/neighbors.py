@@ -15,7 +15,6 @@ from typing import Literal
 import numpy as np
 import torch
 from torch import Tensor
-from vesin import NeighborList
 
 from mosso.data.structure import Batch
 from mosso.graph.graph import Graph, displacements
@@ -201,6 +200,8 @@ def _use_vesin(wrapped: _Wrapped, cutoff: float, method: Method) -> bool:
 
 def _vesin(wrapped: _Wrapped, cutoff: float) -> Edges:
     """Candidates from cell lists on the CPU. vesin's vectors are ``points[j] - points[i] + S @ box``."""
+    from vesin import NeighborList  # imports cupy where that is installed; most searches on CUDA do without
+
     points = wrapped.positions_N3.cpu().numpy()
     search = NeighborList(cutoff=cutoff, full_list=True)
     senders, receivers, shifts = search.compute(points, wrapped.cell, wrapped.pbc, "ijS")

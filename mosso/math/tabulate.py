@@ -35,9 +35,18 @@ def tabulate(function: RadialFunction, r_max: float, num_intervals: int, device:
 
 
 def derivative(function: RadialFunction, distances_R: Tensor) -> Tensor:
-    """(R, D) derivative of ``function`` at the distances, in forward mode."""
-    result: Tensor = torch.func.jvp(function, (distances_R,), (torch.ones_like(distances_R),))[1]
-    return result
+    """(R, D) derivative of ``function`` at the distances.
+
+    The gradient of <u, function> is linear in u, and its gradient in u the derivative: reverse mode twice. Forward mode would be one
+    pass less, but torch.func.jvp imports torch's compiler, which takes far longer.
+    """
+    with torch.enable_grad():
+        at_R = distances_R.detach().requires_grad_()
+        value_RD = function(at_R)
+        u_RD = torch.zeros_like(value_RD).requires_grad_()
+        (along_R,) = torch.autograd.grad((u_RD * value_RD).sum(), at_R, create_graph=True)
+        (result_RD,) = torch.autograd.grad(along_R.sum(), u_RD)
+    return result_RD
 
 
 def table_error(table_RQD: Tensor, function: RadialFunction, r_max: float) -> float:

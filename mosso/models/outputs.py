@@ -1,6 +1,7 @@
 """From per-atom energies to forces, stress, virials and the Hessian."""
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -94,12 +95,25 @@ def evaluate(
     )
 
 
+class _Sum(torch.autograd.Function):
+    """A sum that is there to be differentiated: nobody reads its value, so it is not made."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor) -> Tensor:
+        ctx.shape = values.shape
+        return values.new_empty(())
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> Tensor:
+        return g.expand(ctx.shape)
+
+
 def edge_gradient(energies: Tensor, vectors_E3: Tensor, create_graph: bool = False) -> Tensor:
     """(E, 3) derivative of the sum of ``energies`` with respect to the edge vectors; zero where it does not depend on them."""
     if not energies.requires_grad:
         return torch.zeros_like(vectors_E3)
-    ones = torch.ones_like(energies)
-    (gradient,) = torch.autograd.grad(energies, vectors_E3, ones, create_graph=create_graph, allow_unused=True)
+    # Of a number and not of ``energies`` with ones as their gradient: torch checks the shape of one by importing sympy.
+    (gradient,) = torch.autograd.grad(_Sum.apply(energies), vectors_E3, create_graph=create_graph, allow_unused=True)
     return torch.zeros_like(vectors_E3) if gradient is None else gradient
 
 

@@ -73,7 +73,7 @@ def _forward(
         out,
         CHANNELS=channels,
         BLOCK=cut.block,
-        num_warps=cut.num_warps,
+        **cut.options,
     )
     return out
 
@@ -126,7 +126,7 @@ def _backward(
         NEED_X=need_x,
         NEED_Y=need_y,
         NEED_W=need_w,
-        num_warps=cut.num_warps,
+        **cut.options,
     )
     if need_x:
         offsets = sender_offsets.contiguous()

@@ -64,6 +64,7 @@ def _keep_forward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tenso
     vectors, *ctx.sizes, _, _ = inputs
     ctx.save_for_backward(vectors)
     ctx.mark_non_differentiable(output[1])
+    ctx.set_materialize_grads(False)  # of rows there is none, and zeros in its place would be a kernel
 
 
 def _first_derivative(ctx: Any, g: Tensor, of_rows: None) -> tuple[Any, ...]:

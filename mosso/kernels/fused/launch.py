@@ -1,14 +1,16 @@
 """How fused ops are registered and their kernels started."""
 
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import torch
-from torch.library import custom_op, triton_op, wrap_triton
+from torch._subclasses import FakeTensor
+from torch._subclasses.functional_tensor import FunctionalTensor
+from torch.library import Library, custom_op, impl, triton_op, wrap_triton
 
 from mosso.kernels.fused import INTERPRETED
-from mosso.kernels.fused.overlap import may_overlap
+from mosso.kernels.fused.overlap import overlapping
 
 # torch 2.11 takes a kernel with inline assembly for one that may change any of its inputs, and then fails to compile training; its
 # inductor also fails on the gradient of radial moments where shapes are dynamic.
@@ -28,6 +30,7 @@ class Config(NamedTuple):
         max_sums: numbers per channel that are kept in registers over the loop.
         ahead: load the numbers of the next step while this one computes.
         warp_sum: bytes of a number where dY is summed by shuffles written out (block 32, one warp), else 0.
+        max_registers: of a thread, so that more programs share a multiprocessor; 0 for what the compiler takes.
     """
 
     block: int
@@ -36,6 +39,15 @@ class Config(NamedTuple):
     max_sums: int
     ahead: bool = False
     warp_sum: int = 0
+    max_registers: int = 0
+
+    @property
+    def options(self) -> dict[str, int]:
+        """Of the launch."""
+        return {"num_warps": self.num_warps, **({"maxnreg": self.max_registers} if self.max_registers else {})}
+
+
+_LIBRARY = Library("mosso", "FRAGMENT")
 
 
 def ceil_div(a: int, b: int) -> int:
@@ -49,28 +61,41 @@ def multiplies_in_double(device: torch.device) -> bool:
 
 
 def launch(kernel: Any, grid: tuple[int, ...], *arguments: Any, **constants: Any) -> None:
-    """Run a kernel on the device of its first argument, or record it where torch.compile traces."""
+    """Run a kernel on the device of its first argument, or record it where a compiler traces."""
+    traced = isinstance(arguments[0], (FakeTensor, FunctionalTensor))
     if INTERPRETED:
-        kernel[grid](*arguments, **constants)
+        # The interpreter wants memory behind its tensors; shapes are all that a trace wants.
+        if not traced:
+            kernel[grid](*arguments, **constants)
         return
     # triton launches on the current device, which need not be that of the tensors
     with torch.cuda.device_of(arguments[0]):
-        launcher = wrap_triton(kernel)
-        if launcher is kernel and may_overlap(kernel):  # those who trace do not know the option, and need not
-            constants["launch_pdl"] = True
-        launcher[grid](*arguments, **constants)
+        if traced:
+            # imports torch's compiler, seconds that only those who compile should wait for
+            wrap_triton(kernel)[grid](*arguments, **constants)
+        else:
+            kernel[grid](*arguments, **constants, **overlapping(kernel))
 
 
-def register(name: str, fake: Callable[..., Any], *, opaque_before_2_12: bool = False) -> Callable[[Callable[..., Any]], Any]:
+def register(name: str, fake: Callable[..., Any] | None = None, *, opaque_before_2_12: bool = False) -> Callable[[Callable[..., Any]], Any]:
     """Make an op of a function: transparent to compilers, or opaque where they could not trace it.
 
     Nothing traces kernels under the interpreter; ``opaque_before_2_12``: torch's own before that release fail on it.
+    Without ``fake``, which gives the shapes, the function itself does, its launches left out.
+
+    Importing torch's compiler takes seconds, so nothing here does before somebody compiles. triton_op would, to look in the source of a
+    function for the kernels it names; those given to ``launch`` have no name there, and it gets an object without a source. custom_op
+    would at the first call, to keep the compiler out of what runs; ``impl`` gives that to the dispatcher, behind which no compiler looks.
     """
     opaque = INTERPRETED or (opaque_before_2_12 and not COMPILERS_TRACE_ALL)
 
     def decorate(function: Callable[..., Any]) -> Any:
-        op: Any = (custom_op if opaque else triton_op)(f"mosso::{name}", function, mutates_args=())
-        op.register_fake(fake)
+        qualified = f"mosso::{name}"
+        sourceless: Any = partial(function)
+        sourceless.__globals__ = function.__globals__  # names in annotations are looked up there
+        op: Any = custom_op(qualified, function, mutates_args=()) if opaque else triton_op(qualified, sourceless, mutates_args=())
+        op.register_fake(fake or function)
+        impl(qualified, ("cpu", "cuda"), function, lib=_LIBRARY)
         return op
 
     return decorate

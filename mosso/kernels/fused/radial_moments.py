@@ -50,7 +50,7 @@ def config(direction: str, num_groups: int, itemsize: int, double: bool) -> Conf
         return Config(16, 8, 1)
     if direction == "forward" or not double:
         return Config(16, 2, 1)
-    return Config(16, 1, 2, in_double=True) if num_groups >= MANY_GROUPS else Config(32, 4, 1, in_double=True)
+    return Config(16, 1, 2, in_double=True) if num_groups >= MANY_GROUPS else Config(32, 4, 2, in_double=True)
 
 
 @triton.jit

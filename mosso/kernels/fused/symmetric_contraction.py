@@ -18,18 +18,15 @@ The ops below are differentiable as often as a force loss needs; ``second`` and 
 All sums have a fixed order: results are deterministic, bit for bit.
 """
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
-from torch._subclasses import FakeTensor
-from torch.library import custom_op, triton_op
-from triton.runtime.jit import JITFunction
 
-from mosso.kernels.fused.launch import launch as start
+from mosso.kernels.fused import INTERPRETED
+from mosso.kernels.fused.launch import launch, register
 from mosso.kernels.fused.overlap import await_inputs
 from mosso.kernels.fused.symmetric_contraction_source import TERMS_PER_GROUP, kernels_of
 from mosso.math.coupling import ContractionTable
@@ -57,8 +54,6 @@ def _sum_chunks(  # type: ignore[no-untyped-def]
 
 # ---- launches --------------------------------------------------------------------------------------------------------
 
-INTERPRETED = not isinstance(_sum_chunks, JITFunction)
-
 
 class Blocks(NamedTuple):
     """Shape of a program: ``atoms`` (of a tile or a chunk) x ``channels``, spread over ``warps``.
@@ -85,13 +80,6 @@ def blocks_for(kernel: str, dtype: torch.dtype, num_atoms: int) -> Blocks:
     return Blocks(most if num_atoms >= FEW_ATOMS else 1, 32, 1)
 
 
-def launch(kernel: Any, grid: tuple[Any, ...], tensors: tuple[Tensor, ...], sizes: tuple[Any, ...], warps: int, **constants: Any) -> None:
-    """Runs a kernel, or records it where a graph is being traced."""
-    # The interpreter wants memory behind its tensors; shapes are all that a trace wants.
-    if not INTERPRETED or not any(isinstance(tensor, FakeTensor) for tensor in tensors):
-        start(kernel, grid, *tensors, *sizes, num_warps=warps, **constants)
-
-
 def launch_tiles(
     name: str, text: str, tensors: tuple[Tensor, ...], species_N: Tensor, order_N: Tensor | None, blocks: Blocks | None = None
 ) -> None:
@@ -102,7 +90,7 @@ def launch_tiles(
     order = species_N if order_N is None else order_N.contiguous()
     constants = {"ORDERED": order_N is not None, "CHANNELS": channels, "BLOCK_N": blocks.atoms, "BLOCK_C": blocks.channels}
     grid = (triton.cdiv(num_atoms, blocks.atoms), triton.cdiv(channels, blocks.channels))
-    launch(getattr(kernels_of(text), name), grid, (*tensors, species_N, order), (num_atoms,), blocks.warps, **constants)
+    launch(getattr(kernels_of(text), name), grid, *tensors, species_N, order, num_atoms, num_warps=blocks.warps, **constants)
 
 
 def sum_coefficients(
@@ -123,31 +111,18 @@ def sum_coefficients(
     grid = (num_chunks, triton.cdiv(channels, blocks.channels), triton.cdiv(num_terms, TERMS_PER_GROUP))
     constants = {"CHANNELS": channels, "CHUNK": blocks.atoms, "BLOCK_C": blocks.channels}
     pointers = (*tensors, partial, species_N.contiguous(), order_N)
-    launch(getattr(kernels, name), grid, pointers, (num_atoms,), blocks.warps, **constants)
+    launch(getattr(kernels, name), grid, *pointers, num_atoms, num_warps=blocks.warps, **constants)
     out = tensors[0].new_empty(num_species, num_terms, channels)
     columns = num_terms * channels
-    constants = {"CHUNK": blocks.atoms, "BLOCK_ROWS": 8, "BLOCK": 128}
-    launch(_sum_chunks, (num_species, triton.cdiv(columns, 128)), (partial, starts, out), (columns,), 4, **constants)
+    constants = {"CHUNK": blocks.atoms, "BLOCK_ROWS": 8, "BLOCK": 128, "num_warps": 4}
+    launch(_sum_chunks, (num_species, triton.cdiv(columns, 128)), partial, starts, out, columns, **constants)
     return out
 
 
 # ---- ops -------------------------------------------------------------------------------------------------------------
 
 
-def op(name: str) -> Callable[[Callable[..., Any]], Any]:
-    """Registers an op that compilers look into; the interpreter's kernels are nothing they could look into."""
-
-    def register(function: Callable[..., Any]) -> Any:
-        if not INTERPRETED:
-            return triton_op(f"mosso::{name}", function, mutates_args=())
-        made = custom_op(f"mosso::{name}", function, mutates_args=())
-        made.register_fake(function)
-        return made
-
-    return register
-
-
-@op("symmetric_contraction")
+@register("symmetric_contraction")
 def contraction(
     a_NMC: Tensor, coefficients_STC: Tensor, species_N: Tensor, order_N: Tensor | None, polynomial: str, coefficient_gradient: bool
 ) -> Tensor:
@@ -159,7 +134,7 @@ def contraction(
     return out
 
 
-@op("symmetric_contraction_gradient")
+@register("symmetric_contraction_gradient")
 def gradient(g_NMC: Tensor, a_NMC: Tensor, coefficients_STC: Tensor, species_N: Tensor, order_N: Tensor | None, polynomial: str) -> Tensor:
     """(N, M, C): d <g, out> / dA."""
     g, a, w = g_NMC.contiguous(), a_NMC.contiguous(), coefficients_STC.contiguous()
@@ -169,7 +144,7 @@ def gradient(g_NMC: Tensor, a_NMC: Tensor, coefficients_STC: Tensor, species_N: 
     return d
 
 
-@op("symmetric_contraction_second")
+@register("symmetric_contraction_second")
 def second(
     u_NMC: Tensor, g_NMC: Tensor, a_NMC: Tensor, coefficients_STC: Tensor, species_N: Tensor, order_N: Tensor | None, polynomial: str
 ) -> tuple[Tensor, Tensor]:
@@ -181,13 +156,13 @@ def second(
     return out_rate, d
 
 
-@op("symmetric_contraction_coefficients")
+@register("symmetric_contraction_coefficients")
 def coefficients(g_NMC: Tensor, a_NMC: Tensor, species_N: Tensor, num_species: int, polynomial: str) -> Tensor:
     """(S, T, C): d <g, out> / d coefficients."""
     return sum_coefficients("coefficients", polynomial, (g_NMC.contiguous(), a_NMC.contiguous()), species_N, num_species)
 
 
-@op("symmetric_contraction_coefficients_rate")
+@register("symmetric_contraction_coefficients_rate")
 def coefficients_rate(u_NMC: Tensor, g_NMC: Tensor, a_NMC: Tensor, species_N: Tensor, num_species: int, polynomial: str) -> Tensor:
     """(S, T, C): rate of change of ``coefficients`` along u."""
     tensors = (u_NMC.contiguous(), g_NMC.contiguous(), a_NMC.contiguous())

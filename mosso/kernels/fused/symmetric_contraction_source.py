@@ -6,7 +6,7 @@ Everything is text until ``kernels_of`` defines it; symmetric_contraction.py lau
 import linecache
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from hashlib import sha256
 from typing import Any, NamedTuple
 
@@ -328,33 +328,46 @@ def coefficients_source(polynomial: Polynomial, rates: bool) -> str:
     return "\n".join([f"{_DECORATOR}\ndef contraction_{name}({signature}):{_CHUNK}", *body.lines])
 
 
-class Kernels(NamedTuple):
-    """The kernels of one table."""
+class Kernels:
+    """The kernels of one table. Each is written when it is first asked for, as most runs need the first two alone, and compiled by
+    Triton when it is first launched."""
 
-    polynomial: Polynomial
-    forward: Any
-    gradient: Any
-    second: Any
-    coefficients: Any
-    coefficients_rate: Any
+    def __init__(self, polynomial: Polynomial) -> None:
+        self.polynomial = polynomial
+
+    @cached_property
+    def forward(self) -> Any:
+        return _defined("contraction", forward_source(self.polynomial))
+
+    @cached_property
+    def gradient(self) -> Any:
+        return _defined("contraction_gradient", gradient_source(self.polynomial, rates=False))
+
+    @cached_property
+    def second(self) -> Any:
+        return _defined("contraction_second", gradient_source(self.polynomial, rates=True))
+
+    @cached_property
+    def coefficients(self) -> Any:
+        return _defined("contraction_coefficients", coefficients_source(self.polynomial, rates=False))
+
+    @cached_property
+    def coefficients_rate(self) -> Any:
+        return _defined("contraction_coefficients_rate", coefficients_source(self.polynomial, rates=True))
 
 
-@lru_cache(maxsize=256)
-def kernels_of(text: str) -> Kernels:
-    """Writes and defines the kernels of a table; each one is compiled by Triton when it is first launched."""
-    polynomial = Polynomial.parse(text)
-    sources = [
-        forward_source(polynomial),
-        gradient_source(polynomial, rates=False),
-        gradient_source(polynomial, rates=True),
-        coefficients_source(polynomial, rates=False),
-        coefficients_source(polynomial, rates=True),
-    ]
-    source = "\n\n\n".join(["import triton\nimport triton.language as tl", *sources]) + "\n"
+def _defined(name: str, source: str) -> Any:
+    """The kernel ``name`` that ``source`` defines."""
+    source = f"import triton\nimport triton.language as tl\n\n\n{source}\n"
     # Triton reads the source of a kernel through inspect, which looks here before it looks for a file.
     filename = f"<symmetric_contraction {sha256(source.encode()).hexdigest()[:16]}>"
     linecache.cache[filename] = (len(source), None, source.splitlines(keepends=True), filename)
     namespace: dict[str, Any] = {"await_inputs": await_inputs, "__name__": __name__}
     exec(compile(source, filename, "exec"), namespace)
-    names = ("contraction", "contraction_gradient", "contraction_second", "contraction_coefficients", "contraction_coefficients_rate")
-    return Kernels(polynomial, *(namespace[name] for name in names))
+    return namespace[name]
+
+
+@lru_cache(maxsize=256)
+def kernels_of(text: str) -> Kernels:
+    """The kernels of the table that ``text`` describes."""
+    return Kernels(Polynomial.parse(text))

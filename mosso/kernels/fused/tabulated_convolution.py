@@ -28,24 +28,29 @@ from mosso.math.coupling import CouplingPath
 
 # Most that gradients per edge and channel may take at a time.
 SCRATCH_BYTES = 2**30
+# Channels of a program, one per thread of one warp.
+BLOCK = 32
 # Sums that leave registers for the loads of the next edge.
 MAX_SUMS_AHEAD = 96
+# Of a thread: twelve warps share a multiprocessor.
+REGISTERS_OF_CHUNKS = 168
 # Programs of a chunk by the number of receivers it has on average; where there are more, programs take several.
 SPARE = 2
 # Programs of the backward pass that fill an H200, and at most so many of a receiver and block of channels.
-ENOUGH_PROGRAMS, MOST_SHARES = 4096, 8
+ENOUGH_PROGRAMS, MOST_SHARES = 8192, 8
 
 
-def config(direction: str, known: PathTable, itemsize: int, table_itemsize: int) -> Config:
+def config(direction: str, known: PathTable, itemsize: int, table_itemsize: int, chunked: bool = False) -> Config:
     """One warp, one channel per thread: the programs of a multiprocessor then share few enough columns of the table for a row of
     it to stay in the L1 cache until the last of them has read it. Loads go ahead where registers are left for them and rows are
-    long; by times on an H200."""
+    long; the loop over the atoms of a chunk takes registers that it could do without. By times on an H200."""
     max_sums = generated.MAX_HOISTED[itemsize]
     nvidia = torch.version.cuda is not None and not INTERPRETED
     ahead = itemsize == 4 and sum(known.num_pairs) <= MAX_SUMS_AHEAD
     if direction == "forward":
-        return Config(32, 1, 2 if ahead else 1, max_sums, ahead and table_itemsize == 4)
-    return Config(32, 1, 1, max_sums, ahead, warp_sum=itemsize if nvidia and known.num_edge <= 32 else 0)
+        return Config(BLOCK, 1, 2 if ahead else 1, max_sums, ahead and table_itemsize == 4)
+    warp_sum = itemsize if nvidia and known.num_edge <= 32 else 0
+    return Config(BLOCK, 1, 1, max_sums, ahead, warp_sum, max_registers=REGISTERS_OF_CHUNKS if nvidia and chunked and itemsize == 4 else 0)
 
 
 def _fake_forward(x, features, table, senders, rows, order, receiver_offsets, transpose, sender_offsets, paths):
@@ -87,7 +92,7 @@ def _forward(
         out,
         CHANNELS=channels,
         BLOCK=cut.block,
-        num_warps=cut.num_warps,
+        **cut.options,
     )
     return out
 
@@ -130,18 +135,17 @@ def _backward(
     num_nodes, num_edges, channels = x.shape[0], features.shape[0], int(x.shape[2])
     width, num_features = known.num_in * channels, known.num_edge
     need_x, need_y = needed
-    cut = config("backward", known, x.element_size(), table.element_size())
-    num_blocks = ceil_div(channels, cut.block)
+    num_blocks = ceil_div(channels, BLOCK)
     per_edge = (width if need_x else 0) + (num_blocks * num_features if need_y else 0)
     chunks = _chunks(num_edges, max(1, SCRATCH_BYTES // (per_edge * x.element_size())))
-    longest = chunks[0][1]
+    chunked, longest = len(chunks) > 1, chunks[0][1]
+    cut = config("backward", known, x.element_size(), table.element_size(), chunked)
     edges = [t.contiguous() for t in (x, features, table, senders, rows, order, receiver_offsets)]
     transpose, sender_offsets = transpose.contiguous(), sender_offsets.contiguous()
     grad_edges = x.new_empty((longest, width) if need_x else (0,))
     grad_parts = x.new_empty((num_blocks, longest, num_features) if need_y else (0,))
     grad_x = x.new_empty(x.shape) if need_x and len(chunks) == 1 else x.new_zeros(x.shape if need_x else (0,))
     grad_features = x.new_empty(features.shape if need_y else (0,))
-    chunked = len(chunks) > 1
     kernel = generated.kernel("backward", known, cut.step, cut.max_sums, cut.ahead, cut.warp_sum, TABULATED, chunked)
     sizes = {"CHANNELS": channels, "BLOCK": cut.block, "NEED_X": need_x, "NEED_Y": need_y}
     by_parts = {"PARTS": num_blocks, "WIDTH": num_features, "BLOCK": 1024}
@@ -155,7 +159,7 @@ def _backward(
         receivers = _receivers_of(chunks, edges[-1])
     for number, (first, last) in enumerate(chunks):
         own = () if receivers is None else (receivers[number],)
-        launch(kernel, grid, g, *edges, grad_edges, grad_parts, first, last, *own, **sizes, num_warps=cut.num_warps)
+        launch(kernel, grid, g, *edges, grad_edges, grad_parts, first, last, *own, **sizes, **cut.options)
         if need_x:
             over_senders(grad_edges, transpose, (places[number], places[number + 1]), grad_x, width, first if chunked else None)
         if need_y:
