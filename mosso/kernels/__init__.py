@@ -23,6 +23,7 @@ from mosso.kernels.dispatch import (
 from mosso.kernels.motion import drift_in_bath, exponential, gaussian, kick, kinetic_energy, nose_hoover_chain
 from mosso.kernels.reference import (
     SpeciesGroups,
+    Virials,
     Visits,
     fold_contraction,
     segment_sum,
@@ -30,6 +31,7 @@ from mosso.kernels.reference import (
 
 __all__ = [
     "SpeciesGroups",
+    "Virials",
     "Visits",
     "drift_in_bath",
     "edge_convolution",

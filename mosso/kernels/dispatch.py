@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from mosso.kernels import reference
-from mosso.kernels.reference import neighbor_list
+from mosso.kernels.reference import Virials, neighbor_list
 from mosso.math.coupling import ContractionTable, CouplingPath
 
 IMPLEMENTATIONS = ("auto", "reference", "triton")
@@ -372,16 +372,16 @@ def edge_forces(
     receiver_offsets: Tensor,
     transpose_E: Tensor,
     sender_offsets: Tensor,
-    need_virial: bool,
+    virials: Virials,
     implementation: str = "auto",
 ) -> tuple[Tensor, Tensor | None]:
     """(N, 3) and (N, 3, 3) or None: see ``reference.edge_forces``; ``implementation`` is auto, reference or triton (not differentiable).
 
     ``auto`` takes the reference for forces that are differentiated again, as in training.
     """
-    arguments = (gradient_E3, vectors_E3, receiver_offsets, transpose_E, sender_offsets, need_virial)
+    arguments = (gradient_E3, vectors_E3, receiver_offsets, transpose_E, sender_offsets, virials)
     chosen = choose(implementation, "edge_forces", gradient_E3, vectors_E3)
-    if torch.is_grad_enabled() and (gradient_E3.requires_grad or (need_virial and vectors_E3.requires_grad)):
+    if torch.is_grad_enabled() and (gradient_E3.requires_grad or (virials != "none" and vectors_E3.requires_grad)):
         if implementation == "triton":
             raise ValueError("edge_forces in triton has no derivatives: the reference implementation gives them.")
         chosen = "reference"

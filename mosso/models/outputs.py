@@ -80,7 +80,9 @@ def evaluate(
     forces_N3 = stress_B33 = virials_N33 = None
     if differentiate:
         gradient_E3 = edge_gradient(node_energy_N, vectors_E3)
-        forces_N3, virials_N33 = kernels.edge_forces(gradient_E3, vectors_E3.detach(), *graph.rows[2:], need_virial=stress or virials)
+        forces_N3, virials_N33 = kernels.edge_forces(
+            gradient_E3, vectors_E3.detach(), *graph.rows[2:], "shared" if virials else "received" if stress else "none"
+        )
     if virials_N33 is not None and stress:
         # One short sum per atom first, so that no single 3x3 collects a million edges one after the other.
         stress_B33 = kernels.stress(kernels.sum_segments(virials_N33, counts_B), batch.cell_B33)

@@ -24,7 +24,7 @@ def predict(model: EnergyModel, labelled: LabelledBatch, training: bool) -> tupl
     vectors_E3 = edge_vectors(batch, graph).requires_grad_()
     energy_B = kernels.segment_sum(model(vectors_E3, labelled.species_N, graph).energy_N, batch.system_N, batch.num_systems)
     gradient_E3 = edge_gradient(energy_B, vectors_E3, create_graph=training)
-    forces_N3, _ = kernels.edge_forces(gradient_E3, vectors_E3, *graph.rows[2:], need_virial=False)
+    forces_N3, _ = kernels.edge_forces(gradient_E3, vectors_E3, *graph.rows[2:], virials="none")
     return (energy_B, forces_N3) if training else (energy_B.detach(), forces_N3.detach())
 
 

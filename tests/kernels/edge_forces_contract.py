@@ -5,6 +5,7 @@ anything imports triton: test_contracts.py starts it in a process of its own.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import pytest
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from mosso import kernels
 from mosso.kernels.fused import edge_forces as fused
+from mosso.kernels.reference import Virials
 
 FLOOR = {torch.float32: 1e-6, torch.float64: 1e-14}  # relative to the largest number of the result
 pytestmark = pytest.mark.usefixtures("poisoned_memory")
@@ -28,11 +30,11 @@ class Case(NamedTuple):
     transpose: Tensor
     sender_offsets: Tensor
 
-    def run(self, implementation: str, dtype: torch.dtype, need_virial: bool = True) -> list[Tensor]:
+    def run(self, implementation: str, dtype: torch.dtype, virials: Virials = "shared") -> list[Tensor]:
         """Forces and virials in float64 for comparison."""
         gradient, vectors = self.gradient.to(dtype), self.vectors.to(dtype)
-        forces, virials = kernels.edge_forces(gradient, vectors, *self[2:], need_virial, implementation=implementation)
-        return [t.double() for t in (forces, virials) if t is not None]
+        results = kernels.edge_forces(gradient, vectors, *self[2:], virials, implementation=implementation)
+        return [t.double() for t in results if t is not None]
 
 
 def make_case(nodes: int, edges: int, *, padding: int = 0, same: bool = False) -> Case:
@@ -47,8 +49,10 @@ def make_case(nodes: int, edges: int, *, padding: int = 0, same: bool = False) -
 
 def check_forces(case: Case, dtypes: tuple[torch.dtype, ...] = BOTH) -> None:
     """The rule for errors; forces have the same bits with and without virials."""
+    check(partial(case.run, virials="received"), dtypes, FLOOR)
     for dtype, (forces, _) in zip(dtypes, check(case.run, dtypes, FLOOR), strict=True):
-        assert_same_bits(case.run("triton", dtype, need_virial=False), [forces])
+        assert_same_bits(case.run("triton", dtype, "none"), [forces])
+        assert_same_bits(case.run("triton", dtype, "received")[:1], [forces])
 
 
 SHAPES: dict[str, Callable[[], Case]] = {
@@ -83,23 +87,23 @@ def test_non_contiguous_inputs() -> None:
 def test_derivatives_are_those_of_the_reference() -> None:
     gradient, vectors, *edges = make_case(3, 20)
     gradient.requires_grad_()
-    forces, _ = kernels.edge_forces(gradient, vectors, *edges, need_virial=False)
+    forces, _ = kernels.edge_forces(gradient, vectors, *edges, virials="none")
     forces.square().sum().backward()
     assert gradient.grad is not None and gradient.grad.any()
     with pytest.raises(ValueError, match="the reference implementation gives them"):
-        kernels.edge_forces(gradient, vectors, *edges, need_virial=False, implementation="triton")
+        kernels.edge_forces(gradient, vectors, *edges, virials="none", implementation="triton")
 
 
-@pytest.mark.parametrize("need_virial", [False, True])
-def test_opcheck(need_virial: bool) -> None:
-    torch.library.opcheck(fused._edge_forces, (*make_case(3, 20, padding=2), need_virial, ""))
+@pytest.mark.parametrize("virials", ["none", "shared", "received"])
+def test_opcheck(virials: Virials) -> None:
+    torch.library.opcheck(fused._edge_forces, (*make_case(3, 20, padding=2), virials, ""))
 
 
 class Op(torch.nn.Module):
     """The op with virials."""
 
     def forward(self, gradient: Tensor, vectors: Tensor, edges: tuple[Tensor, ...]) -> tuple[Tensor, Tensor | None]:
-        return kernels.edge_forces(gradient, vectors, *edges, need_virial=True, implementation="triton")
+        return kernels.edge_forces(gradient, vectors, *edges, virials="shared", implementation="triton")
 
 
 @pytest.mark.parametrize("dynamic", [False, True])

@@ -158,21 +158,21 @@ def test_edge_forces_against_a_loop() -> None:
         *torch.randint(nodes, (2, edges), generator=torch.Generator().manual_seed(3)), torch.zeros(edges, 3, dtype=torch.int64), nodes, 1.0
     )
     gradient, vectors = rand(edges, 3), rand(edges, 3, seed=1)
-    forces, virials = torch.zeros(nodes, 3, dtype=torch.float64), torch.zeros(nodes, 3, 3, dtype=torch.float64)
+    forces = torch.zeros(nodes, 3, dtype=torch.float64)
+    virials, received = torch.zeros(2, nodes, 3, 3, dtype=torch.float64)
     for g, r, sender, receiver in zip(gradient, vectors, graph.senders_E, graph.receivers_E, strict=True):
         forces[sender] += g
         forces[receiver] -= g
         virials[sender] -= 0.5 * torch.outer(r, g)
         virials[receiver] -= 0.5 * torch.outer(r, g)
+        received[receiver] -= torch.outer(r, g)
     nan = torch.full((padding, 3), torch.nan, dtype=torch.float64)
     padded = graph.padded(edges + padding).rows[2:]
-    for need_virial in (True, False):
-        got = kernels.edge_forces(torch.cat([gradient, nan]), torch.cat([vectors, nan]), *padded, need_virial)
+    for kind, expected in (("shared", virials), ("received", received), ("none", None)):
+        got = kernels.edge_forces(torch.cat([gradient, nan]), torch.cat([vectors, nan]), *padded, kind)
         torch.testing.assert_close(got[0], forces)
-        if need_virial:
-            torch.testing.assert_close(got[1], virials)
-        else:
-            assert got[1] is None
+        torch.testing.assert_close(got[1], expected)
+    torch.testing.assert_close(received.sum(0), virials.sum(0))
 
 
 def test_tiles_of_species() -> None:

@@ -12,6 +12,7 @@ from torch import Tensor
 from mosso.kernels.fused import FINGERPRINT
 from mosso.kernels.fused.launch import launch, register
 from mosso.kernels.fused.overlap import await_inputs
+from mosso.kernels.reference import Virials
 
 BLOCK = 128  # edges of either direction that are under way together
 
@@ -23,10 +24,8 @@ def _component(vectors, edge, live, axis: tl.constexpr):
 
 
 @triton.jit
-def _assemble(
-    gradient, vectors, receiver_offsets, transpose, sender_offsets, forces, virials, NEED_VIRIAL: tl.constexpr, BLOCK: tl.constexpr
-):
-    """forces[n] and, if needed, virials[n] of one atom; columns are the components of the gradient."""
+def _assemble(gradient, vectors, receiver_offsets, transpose, sender_offsets, forces, virials, VIRIALS: tl.constexpr, BLOCK: tl.constexpr):
+    """forces[n] and virials[n], if there are any, of one atom; columns are the components of the gradient."""
     await_inputs()
     node = tl.program_id(0).to(tl.int64)
     start_in = tl.load(receiver_offsets + node)
@@ -48,25 +47,30 @@ def _assemble(
         g_in = tl.load(gradient + edge_in * 3 + column, mask=live_in & (column < 3), other=0.0)
         g_out = tl.load(gradient + edge_out * 3 + column, mask=live_out & (column < 3), other=0.0)
         force += g_out - g_in
-        if NEED_VIRIAL:
-            virial_0 += _component(vectors, edge_out, live_out, 0) * g_out + _component(vectors, edge_in, live_in, 0) * g_in
-            virial_1 += _component(vectors, edge_out, live_out, 1) * g_out + _component(vectors, edge_in, live_in, 1) * g_in
-            virial_2 += _component(vectors, edge_out, live_out, 2) * g_out + _component(vectors, edge_in, live_in, 2) * g_in
+        if VIRIALS != "none":
+            virial_0 += _component(vectors, edge_in, live_in, 0) * g_in
+            virial_1 += _component(vectors, edge_in, live_in, 1) * g_in
+            virial_2 += _component(vectors, edge_in, live_in, 2) * g_in
+        if VIRIALS == "shared":
+            virial_0 += _component(vectors, edge_out, live_out, 0) * g_out
+            virial_1 += _component(vectors, edge_out, live_out, 1) * g_out
+            virial_2 += _component(vectors, edge_out, live_out, 2) * g_out
     column = tl.arange(0, 4)
     tl.store(forces + node * 3 + column, tl.sum(force, axis=0), mask=column < 3)
-    if NEED_VIRIAL:
+    if VIRIALS != "none":
+        share = -0.5 if VIRIALS == "shared" else -1.0
         at = virials + node * 9 + column
-        tl.store(at, -0.5 * tl.sum(virial_0, axis=0), mask=column < 3)
-        tl.store(at + 3, -0.5 * tl.sum(virial_1, axis=0), mask=column < 3)
-        tl.store(at + 6, -0.5 * tl.sum(virial_2, axis=0), mask=column < 3)
+        tl.store(at, share * tl.sum(virial_0, axis=0), mask=column < 3)
+        tl.store(at + 3, share * tl.sum(virial_1, axis=0), mask=column < 3)
+        tl.store(at + 6, share * tl.sum(virial_2, axis=0), mask=column < 3)
 
 
-def _empty(gradient: Tensor, num_nodes: int, need_virial: bool) -> tuple[Tensor, Tensor]:
-    return gradient.new_empty(num_nodes, 3), gradient.new_empty((num_nodes, 3, 3) if need_virial else (0,))
+def _empty(gradient: Tensor, num_nodes: int, virials: str) -> tuple[Tensor, Tensor]:
+    return gradient.new_empty(num_nodes, 3), gradient.new_empty((0,) if virials == "none" else (num_nodes, 3, 3))
 
 
-def _fake(gradient, vectors, receiver_offsets, transpose, sender_offsets, need_virial, fingerprint):
-    return _empty(gradient, receiver_offsets.shape[0] - 1, need_virial)
+def _fake(gradient, vectors, receiver_offsets, transpose, sender_offsets, virials, fingerprint):
+    return _empty(gradient, receiver_offsets.shape[0] - 1, virials)
 
 
 @register("edge_forces", _fake)
@@ -76,24 +80,24 @@ def _edge_forces(
     receiver_offsets: Tensor,
     transpose: Tensor,
     sender_offsets: Tensor,
-    need_virial: bool,
+    virials: str,
     fingerprint: str,
 ) -> tuple[Tensor, Tensor]:
     """(N, 3) forces and (N, 3, 3) virials, an empty tensor where they are not needed."""
     assert receiver_offsets.shape == sender_offsets.shape
     assert gradient.shape == vectors.shape
     num_nodes = receiver_offsets.shape[0] - 1
-    forces, virials = _empty(gradient, num_nodes, need_virial)
+    out = _empty(gradient, num_nodes, virials)
     tensors = (gradient, vectors, receiver_offsets, transpose, sender_offsets)
-    constants = {"NEED_VIRIAL": need_virial, "BLOCK": BLOCK, "num_warps": BLOCK // 32}
-    launch(_assemble, (num_nodes,), *(t.contiguous() for t in tensors), forces, virials, **constants)
-    return forces, virials
+    constants = {"VIRIALS": virials, "BLOCK": BLOCK, "num_warps": BLOCK // 32}
+    launch(_assemble, (num_nodes,), *(t.contiguous() for t in tensors), *out, **constants)
+    return out
 
 
 def edge_forces(
-    gradient_E3: Tensor, vectors_E3: Tensor, receiver_offsets: Tensor, transpose_E: Tensor, sender_offsets: Tensor, need_virial: bool
+    gradient_E3: Tensor, vectors_E3: Tensor, receiver_offsets: Tensor, transpose_E: Tensor, sender_offsets: Tensor, virials: Virials
 ) -> tuple[Tensor, Tensor | None]:
     """(N, 3) and (N, 3, 3) or None, as ``reference.edge_forces``; bitwise the same in every run, not differentiable."""
     arguments = (gradient_E3, vectors_E3, receiver_offsets, transpose_E, sender_offsets)
-    forces_N3, virials_N33 = _edge_forces(*arguments, need_virial, FINGERPRINT)
-    return forces_N3, virials_N33 if need_virial else None
+    forces_N3, virials_N33 = _edge_forces(*arguments, virials, FINGERPRINT)
+    return forces_N3, None if virials == "none" else virials_N33

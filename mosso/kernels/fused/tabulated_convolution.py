@@ -37,7 +37,7 @@ REGISTERS_OF_CHUNKS = 168
 # Programs of a chunk by the number of receivers it has on average; where there are more, programs take several.
 SPARE = 2
 # Programs of the backward pass that fill an H200, and at most so many of a receiver and block of channels.
-ENOUGH_PROGRAMS, MOST_SHARES = 8192, 8
+ENOUGH_PROGRAMS, MOST_SHARES = 16384, 8
 
 
 def config(direction: str, known: PathTable, itemsize: int, table_itemsize: int, chunked: bool = False) -> Config:

@@ -6,6 +6,7 @@ Features are (N, M, C): components of one channel by ascending degree, channels 
 
 from mosso.kernels.reference.edges import (
     SHORTEST,
+    Virials,
     Visits,
     edge_convolution,
     edge_features,
@@ -37,6 +38,7 @@ __all__ = [
     "SHORTEST",
     "TILE_ATOMS",
     "SpeciesGroups",
+    "Virials",
     "Visits",
     "edge_convolution",
     "edge_features",

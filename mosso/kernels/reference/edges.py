@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -13,6 +13,8 @@ from mosso.kernels.reference.sums import segment_sum
 from mosso.math.coupling import CouplingPath
 from mosso.math.harmonics import spherical_harmonics
 
+# Which virials of atoms are wanted (see ``edge_forces``).
+Virials = Literal["none", "shared", "received"]
 # Edges below this have no direction (Angstrom).
 SHORTEST = 1e-30
 
@@ -190,12 +192,14 @@ def radial_moments(
 
 
 def edge_forces(
-    gradient_E3: Tensor, vectors_E3: Tensor, receiver_offsets: Tensor, transpose_E: Tensor, sender_offsets: Tensor, need_virial: bool
+    gradient_E3: Tensor, vectors_E3: Tensor, receiver_offsets: Tensor, transpose_E: Tensor, sender_offsets: Tensor, virials: Virials
 ) -> tuple[Tensor, Tensor | None]:
-    """(N, 3) forces and, if needed, (N, 3, 3) virials of atoms, from the derivative g = dE/dr of the energy by every edge vector.
+    """(N, 3) forces and (N, 3, 3) virials of atoms, from the derivative g = dE/dr of the energy by every edge vector.
 
     The force on an atom is the sum of g over its outgoing edges minus the sum over its incoming ones; its virial, its part of
-    -dE/d(strain), is the sum of -r g^T / 2 over both. Edges and their offsets as in ``edge_convolution``; padding adds nothing.
+    -dE/d(strain), is the sum of -r g^T / 2 over both (``virials`` is ``shared``), or of -r g^T over the incoming ones (``received``),
+    which is less to read where only their sum over a system matters; None for ``none``. Edges and their offsets as in
+    ``edge_convolution``; padding adds nothing.
     """
     num_nodes = receiver_offsets.shape[0] - 1
     edges = torch.arange(gradient_E3.shape[0], device=gradient_E3.device)
@@ -207,10 +211,11 @@ def edge_forces(
         return outgoing[:num_nodes], segment_sum(values_E, receivers_E, num_nodes + 1)[:num_nodes]
 
     outgoing_N3, incoming_N3 = sums(gradient_E3)
-    if not need_virial:
+    if virials == "none":
         return outgoing_N3 - incoming_N3, None
-    outgoing_N33, incoming_N33 = sums(-0.5 * vectors_E3.unsqueeze(2) * gradient_E3.unsqueeze(1))
-    return outgoing_N3 - incoming_N3, outgoing_N33 + incoming_N33
+    outgoing_N33, incoming_N33 = sums(-vectors_E3.unsqueeze(2) * gradient_E3.unsqueeze(1))
+    virials_N33 = incoming_N33 if virials == "received" else 0.5 * (outgoing_N33 + incoming_N33)
+    return outgoing_N3 - incoming_N3, virials_N33
 
 
 @lru_cache(maxsize=1024)
