@@ -45,8 +45,8 @@ class Ensemble:
         momentum is conserved and starts at zero. 3 N under Langevin noise, which thermalises the motion of the centre of mass
         like any other.
         """
-        counts_B = 3 * state.num_free_B - (state.conserved_B if self.conserves_momentum else 0)
-        return counts_B.double()  # whole numbers times kT would be float32
+        counts_B = 3 * state.num_free_B.double()  # whole numbers times kT would be float32
+        return counts_B - state.conserved_B if self.conserves_momentum else counts_B
 
     def conserved_energy(self, state: State) -> Tensor:
         """(B,) eV, constant up to the error of the integrator."""

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from mosso.dynamics.leaves import leaves, mapped, rebuilt
-from mosso.engine.capture import record, warm_up
+from mosso.engine.capture import copy_all, record, warm_up
 
 T = TypeVar("T")
 V = TypeVar("V")
@@ -160,10 +160,3 @@ class CapturedRunner(Generic[T]):
                 if path not in self._buffers:
                     self._buffers[path] = torch.zeros_like(leaf)
             return record(step_in_place, self._pool)
-
-
-def copy_all(into: list[Tensor], values: list[Tensor]) -> None:
-    """``copy_`` of each to each, one kernel for all of a type."""
-    for dtype in dict.fromkeys(tensor.dtype for tensor in into):
-        chosen = [index for index, tensor in enumerate(into) if tensor.dtype == dtype]
-        torch._foreach_copy_([into[i] for i in chosen], [values[i] for i in chosen])

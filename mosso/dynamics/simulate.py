@@ -15,8 +15,8 @@ from mosso.dynamics.checkpoint import load_state, require_settings, save_state
 from mosso.dynamics.integrators import Ensemble, renew, temperature
 from mosso.dynamics.leaves import mapped
 from mosso.dynamics.state import ForceField, State, free_atoms, kinetic_energy, make_batch, pressure, start
-from mosso.dynamics.units import BAR, GRAM_PER_CM3
-from mosso.kernels import max_segments, sum_segments
+from mosso.dynamics.units import BAR, GRAM_PER_CM3, KB
+from mosso.kernels import examine, max_norm, sum_segments
 
 __all__ = ["LogRow", "load_state", "log_row", "require_settings", "save_state", "simulate", "start"]
 
@@ -85,7 +85,7 @@ def observables(state: State, ensemble: Ensemble) -> Tensor:
 
 def max_force(state: State) -> Tensor:
     """(B,) float64, eV/A, largest force on an atom of each system that moves."""
-    return max_segments(torch.linalg.vector_norm(state.forces_N3, dim=1).where(state.free_N, 0.0), state.counts_B)
+    return max_norm(state.forces_N3, state.free_N, state.counts_B)
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,12 +127,8 @@ class _Dynamics:
 
     def examined(self, state: State, health_4B: Tensor | None = None) -> _Motion:
         """The state with its health, which keeps what was wrong first."""
-        temperature_B, force_B = temperature(state, self.ensemble), max_force(state)
-        # Comparisons with NaN are false, so "sane" is asked, not "bad".
-        sane_B = torch.isfinite(state.energy_B) & (temperature_B <= MAX_TEMPERATURE) & (force_B <= MAX_FORCE)
-        step_B = torch.where(sane_B, -1.0, state.step.to(torch.float64))
-        now_4B = torch.stack([step_B, state.energy_B, temperature_B, force_B])
-        return _Motion(state, now_4B if health_4B is None else torch.where(health_4B[0] >= 0.0, health_4B, now_4B))
+        energies = (state.energy_B, kinetic_energy(state), self.ensemble.degrees_of_freedom(state))
+        return _Motion(state, examine(*energies, max_force(state), state.step, health_4B, KB, MAX_TEMPERATURE, MAX_FORCE))
 
 
 def simulate(

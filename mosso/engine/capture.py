@@ -45,12 +45,20 @@ def record(compute: Callable[[], T], pool: Any = None) -> tuple[torch.cuda.CUDAG
     return cuda_graph, result
 
 
+def copy_all(into: list[Tensor], values: list[Tensor]) -> None:
+    """``copy_`` of each to each, one kernel for all of a type."""
+    for dtype in dict.fromkeys(tensor.dtype for tensor in into):
+        chosen = [index for index, tensor in enumerate(into) if tensor.dtype == dtype]
+        torch._foreach_copy_([into[i] for i in chosen], [values[i] for i in chosen])
+
+
 class CapturedPotential:
     """A Potential on CUDA whose ``evaluate`` replays a recorded graph.
 
-    The recording holds for the same atoms (numbers, systems, pbc) and up to a capacity of edges; positions, cell and edges are
-    copied into its buffers before each replay. Other atoms, another choice of outputs or more edges make a new recording. Edges
-    of the padding have the length of the cutoff and contribute exact zeros.
+    The recording holds for the same atoms (numbers, systems, pbc) and up to a capacity of edges; positions and cell are copied into
+    its buffers before each replay, edges where the Graph is another object than that of the evaluation before: a Graph does not
+    change, who searches anew makes a new one. Other atoms, another choice of outputs or more edges make a new recording. Edges of
+    the padding have the length of the cutoff and contribute exact zeros.
 
     Everything else (``batch``, ``graph``, ``cutoff``, ...) is the Potential's own, so this object does for dynamics what the
     Potential does.
@@ -92,6 +100,7 @@ class _Recording:
 
     def __init__(self, potential: Potential, batch: Batch, graph: Graph, stress: bool) -> None:
         self.stress = stress
+        self.given: Graph | None = None  # whose edges are in the buffers
         self.numbers_N = batch.numbers_N
         self.batch = replace(batch, positions_N3=batch.positions_N3.clone(), cell_B33=batch.cell_B33.clone())
         padded = graph.padded(max(int(HEADROOM * graph.capacity), 1)) if batch.num_atoms else graph
@@ -118,16 +127,23 @@ class _Recording:
         )
 
     def replay(self, batch: Batch, graph: Graph) -> Output:
-        self.batch.positions_N3.copy_(batch.positions_N3)
-        self.batch.cell_B33.copy_(batch.cell_B33)
-        last = max(batch.num_atoms - 1, 0)
+        copy_all([self.batch.positions_N3, self.batch.cell_B33], [batch.positions_N3, batch.cell_B33])
+        if graph is not self.given:
+            self.given = graph
+            self._take(graph)
+        self.cuda_graph.replay()
+        # Copies, because the next replay writes into the same memory.
+        results = {f.name: getattr(self.output, f.name) for f in fields(Output) if isinstance(getattr(self.output, f.name), Tensor)}
+        copies: dict[str, Any] = {name: torch.empty_like(tensor) for name, tensor in results.items()}
+        copy_all(list(copies.values()), list(results.values()))
+        return replace(self.output, **copies)
+
+    def _take(self, graph: Graph) -> None:
+        """Copy the edges into the buffers, and make those behind them padding."""
+        last = max(self.batch.num_atoms - 1, 0)
         for name, filler in (("senders_E", last), ("receivers_E", last), ("shifts_E3", 0), ("transpose_E", 0)):
             buffer, values = getattr(self.graph, name), getattr(graph, name)
             buffer[: graph.capacity].copy_(values)
             buffer[graph.capacity :].fill_(filler)
         self.graph.receiver_offsets.copy_(graph.receiver_offsets)
         self.graph.sender_offsets.copy_(graph.sender_offsets)
-        self.cuda_graph.replay()
-        # Copies, because the next replay writes into the same memory.
-        copies = {f.name: getattr(self.output, f.name).clone() for f in fields(Output) if isinstance(getattr(self.output, f.name), Tensor)}
-        return replace(self.output, **copies)

@@ -20,7 +20,7 @@ from mosso.kernels.dispatch import (
     tabulated_convolution,
     visiting_order,
 )
-from mosso.kernels.motion import drift_in_bath, exponential, gaussian, kick, kinetic_energy, nose_hoover_chain
+from mosso.kernels.motion import drift_in_bath, examine, exponential, gaussian, kick, kinetic_energy, max_norm, nose_hoover_chain
 from mosso.kernels.reference import (
     SpeciesGroups,
     Virials,
@@ -38,11 +38,13 @@ __all__ = [
     "edge_features",
     "edge_forces",
     "edge_vectors",
+    "examine",
     "exponential",
     "fold_contraction",
     "gaussian",
     "kick",
     "kinetic_energy",
+    "max_norm",
     "max_segments",
     "neighbor_ops",
     "nose_hoover_chain",

@@ -62,6 +62,36 @@ def kinetic_energy(momenta_N3: Tensor, masses_N: Tensor, counts_B: Tensor, imple
     return fused.kinetic_energy(momenta_N3, masses_N, counts_B)
 
 
+def max_norm(vectors_N3: Tensor, free_N: Tensor, counts_B: Tensor, implementation: str = "auto") -> Tensor:
+    """(B,): see ``reference.motion.max_norm``."""
+    if choose(implementation, "motion", vectors_N3) == "reference":
+        return motion.max_norm(vectors_N3, free_N, counts_B)
+    from mosso.kernels.fused import motion as fused
+
+    return fused.max_norm(vectors_N3, free_N, counts_B)
+
+
+def examine(
+    energy_B: Tensor,
+    kinetic_B: Tensor,
+    freedom_B: Tensor,
+    force_B: Tensor,
+    step: Tensor,
+    before_4B: Tensor | None,
+    boltzmann: float,
+    max_temperature: float,
+    max_force: float,
+    implementation: str = "auto",
+) -> Tensor:
+    """(4, B): see ``reference.motion.examine``."""
+    arguments = (energy_B, kinetic_B, freedom_B, force_B, step, before_4B, boltzmann, max_temperature, max_force)
+    if choose(implementation, "motion", energy_B, kinetic_B, freedom_B, force_B) == "reference":
+        return motion.examine(*arguments)
+    from mosso.kernels.fused import motion as fused
+
+    return fused.examine(*arguments)
+
+
 def nose_hoover_chain(
     chain_B2M: Tensor,
     mass_BM: Tensor,

@@ -8,7 +8,7 @@ import torch
 from kernels.contract import DEVICE
 from torch import Tensor
 
-from mosso.kernels import drift_in_bath, exponential, kick, kinetic_energy
+from mosso.kernels import drift_in_bath, examine, exponential, kick, kinetic_energy, max_norm
 from mosso.kernels.reference import motion
 
 pytestmark = pytest.mark.usefixtures("poisoned_memory")
@@ -50,6 +50,39 @@ def test_equal_to_the_reference(counts: list[int]) -> None:
     torch.testing.assert_close(kinetic_energy(*moving, "triton"), motion.kinetic_energy(*moving), **EXACT)
     for got, want in zip(drift_in_bath(*atoms.bath, *BATH, "triton"), motion.drift_in_bath(*atoms.bath, *BATH), strict=True):
         torch.testing.assert_close(got, want, **EXACT)
+
+
+def vectors_of(atoms: Atoms) -> Tensor:
+    """Forces of which one that counts is not a number, and one that does not."""
+    vectors_N3 = atoms.forces_N3.clone()
+    if len(vectors_N3) > 3:
+        vectors_N3[2, 1] = vectors_N3[-1, 0] = torch.nan
+    return vectors_N3
+
+
+@pytest.mark.parametrize("counts", COUNTS)
+def test_longest_vectors(counts: list[int]) -> None:
+    atoms = Atoms(counts)
+    for vectors in (atoms.forces_N3, vectors_of(atoms)):
+        asked = vectors, atoms.free_N, atoms.counts_B
+        torch.testing.assert_close(max_norm(*asked, "triton"), motion.max_norm(*asked), **EXACT, equal_nan=True)
+
+
+@pytest.mark.parametrize("num_systems", [0, 1, 7, 300])
+def test_what_is_out_of_reason_is_kept(num_systems: int) -> None:
+    generator = torch.Generator().manual_seed(num_systems)
+    energy, kinetic, force = torch.randn(3, num_systems, dtype=torch.float64, generator=generator).abs().to(DEVICE)
+    freedom = torch.arange(1, num_systems + 1, device=DEVICE).double()
+    for index, bad in enumerate((torch.nan, torch.inf, -torch.inf, torch.nan, torch.nan, 50.0, 50.0)[:num_systems]):
+        (energy, energy, energy, kinetic, force, kinetic, force)[index][index] = bad
+    limits, before = (0.5, 40.0, 30.0), None
+    for step in (3, 4, 5):
+        asked = energy, kinetic, freedom, force, torch.tensor(step, device=DEVICE), before, *limits
+        want = motion.examine(*asked)
+        torch.testing.assert_close(examine(*asked, "triton"), want, **EXACT, equal_nan=True)
+        before, energy = want, energy.where(torch.arange(num_systems, device=DEVICE) % 50 != step, torch.nan)
+    if num_systems == 7:
+        assert before[0].tolist() == [3.0, 3.0, 3.0, 3.0, 3.0, -1.0, 3.0]
 
 
 def test_without_a_bath_it_is_a_drift() -> None:

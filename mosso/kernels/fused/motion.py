@@ -73,6 +73,54 @@ def _kinetic_energy(momenta, masses, counts, out, ROWS: tl.constexpr, CHUNK: tl.
 
 
 @triton.jit
+def _max_norm(vectors, free, counts, out, ROWS: tl.constexpr, CHUNK: tl.constexpr):
+    await_inputs()
+    system, chunk = tl.program_id(0), tl.program_id(1)
+    first, count = first_row(counts, system, 256), tl.minimum(tl.load(counts + system), (chunk + 1) * CHUNK)
+    longest = tl.zeros((ROWS,), tl.float64)
+    strange = tl.zeros((ROWS,), tl.int32)
+    for start in range(chunk * CHUNK, count, ROWS):
+        row = start + tl.arange(0, ROWS)
+        inside = row < count
+        inside &= tl.load(free + first + row, mask=inside, other=0) != 0
+        x = tl.load(vectors + 3 * (first + row), mask=inside, other=0.0)
+        y = tl.load(vectors + 3 * (first + row) + 1, mask=inside, other=0.0)
+        z = tl.load(vectors + 3 * (first + row) + 2, mask=inside, other=0.0)
+        length = tl.sqrt(x * x + y * y + z * z)
+        longest = tl.where(length > longest, length, longest)
+        strange = tl.where(length != length, 1, strange)
+    result = tl.where(tl.max(strange, axis=0) > 0, float("nan"), tl.max(longest, axis=0))
+    tl.store(out + chunk * tl.num_programs(0) + system, result)
+
+
+@triton.jit
+def _examine(
+    energies, kinetic, freedom, forces, step, before, out, num_systems,
+    HAS_BEFORE: tl.constexpr, BOLTZMANN: tl.constexpr, MAX_TEMPERATURE: tl.constexpr, MAX_FORCE: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    await_inputs()
+    system = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    inside = system < num_systems
+    energy = tl.load(energies + system, mask=inside, other=0.0)
+    force = tl.load(forces + system, mask=inside, other=0.0)
+    temperature = 2.0 * tl.load(kinetic + system, mask=inside, other=0.0) / (BOLTZMANN * tl.load(freedom + system, mask=inside, other=1.0))
+    # Comparisons with NaN are false, so "sane" is asked, not "bad".
+    sane = (tl.abs(energy) < float("inf")) & (temperature <= MAX_TEMPERATURE) & (force <= MAX_FORCE)
+    when = tl.where(sane, -1.0, tl.load(step).to(tl.float64))
+    if HAS_BEFORE:
+        earlier = tl.load(before + system, mask=inside, other=-1.0)
+        known = earlier >= 0.0
+        when = tl.where(known, earlier, when)
+        energy = tl.where(known, tl.load(before + num_systems + system, mask=inside, other=0.0), energy)
+        temperature = tl.where(known, tl.load(before + 2 * num_systems + system, mask=inside, other=0.0), temperature)
+        force = tl.where(known, tl.load(before + 3 * num_systems + system, mask=inside, other=0.0), force)
+    tl.store(out + system, when, mask=inside)
+    tl.store(out + num_systems + system, energy, mask=inside)
+    tl.store(out + 2 * num_systems + system, temperature, mask=inside)
+    tl.store(out + 3 * num_systems + system, force, mask=inside)
+
+
+@triton.jit
 def _product(a, b):
     """Of matrices given as tuples of their nine entries."""
     return (
@@ -152,6 +200,38 @@ def kinetic_energy(momenta_N3: Tensor, masses_N: Tensor, counts_B: Tensor) -> Te
         inputs = [t.contiguous() for t in (momenta_N3, masses_N, counts_B)]
         launch(_kinetic_energy, (len(counts_B), chunks), *inputs, parts, ROWS=ROWS, CHUNK=CHUNK, num_warps=8)
     return join(parts, maximum=False)
+
+
+def max_norm(vectors_N3: Tensor, free_N: Tensor, counts_B: Tensor) -> Tensor:
+    """(B,): see ``reference.motion.max_norm``."""
+    chunks = num_chunks(len(vectors_N3))
+    parts = vectors_N3.new_empty(chunks, len(counts_B))
+    if len(counts_B):
+        inputs = [t.contiguous() for t in (vectors_N3, free_N, counts_B)]
+        launch(_max_norm, (len(counts_B), chunks), *inputs, parts, ROWS=ROWS, CHUNK=CHUNK, num_warps=8)
+    return join(parts, maximum=True)
+
+
+def examine(
+    energy_B: Tensor,
+    kinetic_B: Tensor,
+    freedom_B: Tensor,
+    force_B: Tensor,
+    step: Tensor,
+    before_4B: Tensor | None,
+    boltzmann: float,
+    max_temperature: float,
+    max_force: float,
+) -> Tensor:
+    """(4, B): see ``reference.motion.examine``."""
+    out_4B = energy_B.new_empty(4, len(energy_B))
+    if num_systems := len(energy_B):
+        # Without a step before, its place is taken by a tensor that is not read.
+        tensors = [t.contiguous() for t in (energy_B, kinetic_B, freedom_B, force_B, step, out_4B if before_4B is None else before_4B)]
+        limits = {"BOLTZMANN": boltzmann, "MAX_TEMPERATURE": max_temperature, "MAX_FORCE": max_force}
+        sizes = {"HAS_BEFORE": before_4B is not None, "BLOCK": BLOCK}
+        launch(_examine, (ceil_div(num_systems, BLOCK),), *tensors, out_4B, num_systems, **limits, **sizes)
+    return out_4B
 
 
 def exponential(u_B33: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from mosso.kernels.reference.noise import gaussian
-from mosso.kernels.reference.sums import sum_segments
+from mosso.kernels.reference.sums import max_segments, sum_segments
 
 # exp(u) = (Taylor polynomial of u / 2^4)^(2^4): for |u| <= 2 the first term left out is below 1e-16.
 SQUARINGS, DEGREE = 4, 11
@@ -60,6 +60,42 @@ def drift_in_bath(
 def kinetic_energy(momenta_N3: Tensor, masses_N: Tensor, counts_B: Tensor) -> Tensor:
     """(B,) of systems of ``counts_B`` (int64) consecutive atoms."""
     return sum_segments(momenta_N3.square().sum(1) / (2.0 * masses_N), counts_B)
+
+
+def max_norm(vectors_N3: Tensor, free_N: Tensor, counts_B: Tensor) -> Tensor:
+    """(B,) length of the longest vector of each system, of atoms that move (``free_N``, bool); NaN where one is not a number."""
+    return max_segments(torch.linalg.vector_norm(vectors_N3, dim=1).where(free_N, 0.0), counts_B)
+
+
+def examine(
+    energy_B: Tensor,
+    kinetic_B: Tensor,
+    freedom_B: Tensor,
+    force_B: Tensor,
+    step: Tensor,
+    before_4B: Tensor | None,
+    boltzmann: float,
+    max_temperature: float,
+    max_force: float,
+) -> Tensor:
+    """(4, B): the first step at which a system was out of reason, -1 for none, and its energy, temperature and largest force then;
+    now where that is none.
+
+    Out of reason is an energy that is not finite, a temperature 2 K / (freedom k) or a force above what is given, or not a number.
+
+    Args:
+        energy_B, kinetic_B, force_B: potential and kinetic energy and the largest force of each system.
+        freedom_B: degrees of freedom.
+        step: () int64.
+        before_4B: what this gave after the step before, None at the start.
+        boltzmann: k, energy per unit of temperature.
+    """
+    temperature_B = 2.0 * kinetic_B / (boltzmann * freedom_B)
+    # Comparisons with NaN are false, so "sane" is asked, not "bad".
+    sane_B = torch.isfinite(energy_B) & (temperature_B <= max_temperature) & (force_B <= max_force)
+    step_B = torch.where(sane_B, -1.0, step.to(torch.float64))
+    now_4B = torch.stack([step_B, energy_B, temperature_B, force_B])
+    return now_4B if before_4B is None else torch.where(before_4B[0] >= 0.0, before_4B, now_4B)
 
 
 def exponential(u_B33: Tensor) -> Tensor:

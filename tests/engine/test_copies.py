@@ -1,8 +1,8 @@
-"""Copies between the steps of a captured loop; the graphs themselves are tested on the GPU."""
+"""Copies into and out of recordings; the graphs themselves are tested on the GPU."""
 
 import torch
 
-from mosso.dynamics.runners import copy_all
+from mosso.engine.capture import copy_all
 
 
 def test_all_types_are_copied_into_the_tensors_that_are_there() -> None:
