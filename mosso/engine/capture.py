@@ -1,7 +1,9 @@
 """CUDA graphs: how one is recorded, and one per evaluation that replays model, backward pass, forces and stress without a launch
 from the host. The loop of the dynamics records whole steps instead (dynamics/runners.py)."""
 
-from collections.abc import Callable, Iterable
+import gc
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import fields, replace
 from typing import Any, TypeVar
 
@@ -40,9 +42,21 @@ def record(compute: Callable[[], T], pool: Any = None) -> tuple[torch.cuda.CUDAG
         pool: memory shared with other graphs that are never replayed at the same time, from torch.cuda.graph_pool_handle().
     """
     cuda_graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(cuda_graph, pool=pool, capture_error_mode="thread_local"):
+    with _no_garbage_collection(), torch.cuda.graph(cuda_graph, pool=pool, capture_error_mode="thread_local"):
         result = compute()
     return cuda_graph, result
+
+
+@contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    """Garbage may hold an older graph, and to free that one ends the recording of another."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def copy_all(into: list[Tensor], values: list[Tensor]) -> None:

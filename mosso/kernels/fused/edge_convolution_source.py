@@ -287,10 +287,10 @@ STORED, TABULATED = Weights(), _Tabulated()
 
 def _head(write: _Writer, name: str, arguments: str, table: PathTable, weights: Weights, chunked: bool = False) -> None:
     write("@triton.jit")
-    write(f"def {name}({arguments}):")
+    write(f"def {name}({arguments}, OVERLAPS: tl.constexpr = False):")
     write.depth = 1
     write(f'"""degrees_in {table.degrees_in}, paths {[(path.l_in, path.l_edge, path.l_out) for path in table.paths]}."""')
-    write("await_inputs()")
+    write("await_inputs(OVERLAPS)")
     write("channel = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)")
     write("inside = channel < CHANNELS")
     # Channels past the end read the last one: a mask on every load of the loop would cost a register set to zero each.

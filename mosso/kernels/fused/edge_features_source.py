@@ -18,8 +18,8 @@ from mosso.math.harmonics import raising_matrix
 _HEAD = """\
 @triton.jit
 def {name}({arguments}, num_edges, RATE: tl.constexpr, R_MAX: tl.constexpr, INTERVALS: tl.constexpr,
-    SHORTEST: tl.constexpr, BLOCK: tl.constexpr):
-    await_inputs()
+    SHORTEST: tl.constexpr, BLOCK: tl.constexpr, OVERLAPS: tl.constexpr = False):
+    await_inputs(OVERLAPS)
     edge = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     live = edge < num_edges
     r0 = tl.load(vectors + 3 * edge, mask=live, other=0.0).to(tl.float64)

@@ -24,9 +24,20 @@ def _component(vectors, edge, live, axis: tl.constexpr):
 
 
 @triton.jit
-def _assemble(gradient, vectors, receiver_offsets, transpose, sender_offsets, forces, virials, VIRIALS: tl.constexpr, BLOCK: tl.constexpr):
+def _assemble(
+    gradient,
+    vectors,
+    receiver_offsets,
+    transpose,
+    sender_offsets,
+    forces,
+    virials,
+    VIRIALS: tl.constexpr,
+    BLOCK: tl.constexpr,
+    OVERLAPS: tl.constexpr = False,
+):
     """forces[n] and virials[n], if there are any, of one atom; columns are the components of the gradient."""
-    await_inputs()
+    await_inputs(OVERLAPS)
     node = tl.program_id(0).to(tl.int64)
     start_in = tl.load(receiver_offsets + node)
     end_in = tl.load(receiver_offsets + node + 1)

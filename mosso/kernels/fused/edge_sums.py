@@ -27,9 +27,11 @@ def _sum_rows(rows, transpose, start, end, first_edge, column, WIDTH: tl.constex
 
 
 @triton.jit
-def sum_outgoing(grad_edges, transpose, starts, ends, out, WIDTH: tl.constexpr, BLOCK: tl.constexpr, ROWS: tl.constexpr):
+def sum_outgoing(
+    grad_edges, transpose, starts, ends, out, WIDTH: tl.constexpr, BLOCK: tl.constexpr, ROWS: tl.constexpr, OVERLAPS: tl.constexpr = False
+):
     """out[n] = sum of the (E, WIDTH) rows of the edges that leave n."""
-    await_inputs()
+    await_inputs(OVERLAPS)
     node = tl.program_id(0).to(tl.int64)
     column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     start = tl.load(starts + node)
@@ -39,9 +41,20 @@ def sum_outgoing(grad_edges, transpose, starts, ends, out, WIDTH: tl.constexpr, 
 
 
 @triton.jit
-def add_outgoing(grad_edges, transpose, starts, ends, out, first_edge, WIDTH: tl.constexpr, BLOCK: tl.constexpr, ROWS: tl.constexpr):
+def add_outgoing(
+    grad_edges,
+    transpose,
+    starts,
+    ends,
+    out,
+    first_edge,
+    WIDTH: tl.constexpr,
+    BLOCK: tl.constexpr,
+    ROWS: tl.constexpr,
+    OVERLAPS: tl.constexpr = False,
+):
     """out[n] += the same over the edges transpose[starts[n]:ends[n]] alone; row 0 of ``grad_edges`` is ``first_edge``."""
-    await_inputs()
+    await_inputs(OVERLAPS)
     node = tl.program_id(0).to(tl.int64)
     column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     start = tl.load(starts + node)
@@ -54,9 +67,9 @@ def add_outgoing(grad_edges, transpose, starts, ends, out, first_edge, WIDTH: tl
 
 
 @triton.jit
-def _cut(transpose, sender_offsets, places, num_nodes, most, BLOCK: tl.constexpr):
+def _cut(transpose, sender_offsets, places, num_nodes, most, BLOCK: tl.constexpr, OVERLAPS: tl.constexpr = False):
     """places[c, n] = where in the edges that leave n, ascending in the transpose, those from ``c * most`` on begin."""
-    await_inputs()
+    await_inputs(OVERLAPS)
     node = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     chunk = tl.program_id(1).to(tl.int64)
     inside = node < num_nodes
@@ -71,13 +84,22 @@ def _cut(transpose, sender_offsets, places, num_nodes, most, BLOCK: tl.constexpr
 
 @triton.jit
 def sum_parts(
-    parts, receiver_offsets, out, num_nodes, first_edge, last_edge, PARTS: tl.constexpr, WIDTH: tl.constexpr, BLOCK: tl.constexpr
+    parts,
+    receiver_offsets,
+    out,
+    num_nodes,
+    first_edge,
+    last_edge,
+    PARTS: tl.constexpr,
+    WIDTH: tl.constexpr,
+    BLOCK: tl.constexpr,
+    OVERLAPS: tl.constexpr = False,
 ):
     """Rows first_edge:last_edge of out (E, WIDTH) = sum of the parts (PARTS, last_edge - first_edge, WIDTH).
 
     Zero for padding edges, whose parts nobody wrote.
     """
-    await_inputs()
+    await_inputs(OVERLAPS)
     first = tl.cast(first_edge, tl.int64) * WIDTH
     size = tl.cast(last_edge, tl.int64) * WIDTH - first
     end = tl.load(receiver_offsets + num_nodes) * WIDTH - first
@@ -89,9 +111,18 @@ def sum_parts(
 
 
 @triton.jit
-def zero_padding(receiver_offsets, out, num_nodes, num_edges, PROGRAMS: tl.constexpr, WIDTH: tl.constexpr, BLOCK: tl.constexpr):
+def zero_padding(
+    receiver_offsets,
+    out,
+    num_nodes,
+    num_edges,
+    PROGRAMS: tl.constexpr,
+    WIDTH: tl.constexpr,
+    BLOCK: tl.constexpr,
+    OVERLAPS: tl.constexpr = False,
+):
     """Zeros in the rows of (E, WIDTH) behind the last real edge; how many there are is known on the device only."""
-    await_inputs()
+    await_inputs(OVERLAPS)
     first = tl.load(receiver_offsets + num_nodes) * WIDTH + tl.program_id(0) * BLOCK
     size = tl.cast(num_edges, tl.int64) * WIDTH
     for start in range(first, size, PROGRAMS * BLOCK):

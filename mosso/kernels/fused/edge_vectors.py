@@ -19,9 +19,9 @@ BLOCK = 128  # edges of a program
 @triton.jit
 def _vectors(
     positions, cells, systems, senders, receivers, shifts, receiver_offsets, out, num_nodes, num_edges,
-    CUTOFF: tl.constexpr, BLOCK: tl.constexpr,
+    CUTOFF: tl.constexpr, BLOCK: tl.constexpr, OVERLAPS: tl.constexpr = False,
 ):  # fmt: skip
-    await_inputs()
+    await_inputs(OVERLAPS)
     edge = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     inside = edge < num_edges
     real = edge < tl.load(receiver_offsets + num_nodes)

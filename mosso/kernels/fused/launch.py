@@ -74,7 +74,7 @@ def launch(kernel: Any, grid: tuple[int, ...], *arguments: Any, **constants: Any
             # imports torch's compiler, seconds that only those who compile should wait for
             wrap_triton(kernel)[grid](*arguments, **constants)
         else:
-            kernel[grid](*arguments, **constants, **overlapping(kernel))
+            kernel[grid](*arguments, **constants, **overlapping(kernel, arguments[0].device))
 
 
 def register(name: str, fake: Callable[..., Any] | None = None, *, opaque_before_2_12: bool = False) -> Callable[[Callable[..., Any]], Any]:

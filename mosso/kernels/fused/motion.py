@@ -23,8 +23,8 @@ ROWS = 256  # of a system, read at a time and kept apart until the end
 
 
 @triton.jit
-def _kick(momenta, forces, free, out, num_values, DT: tl.constexpr, BLOCK: tl.constexpr):
-    await_inputs()
+def _kick(momenta, forces, free, out, num_values, DT: tl.constexpr, BLOCK: tl.constexpr, OVERLAPS: tl.constexpr = False):
+    await_inputs(OVERLAPS)
     at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     inside = at < num_values
     moves = tl.load(free + at // 3, mask=inside, other=0).to(tl.float64)
@@ -36,8 +36,9 @@ def _kick(momenta, forces, free, out, num_values, DT: tl.constexpr, BLOCK: tl.co
 def _drift_in_bath(
     positions, momenta, masses, free, systems, index, seeds, step, new_positions, new_momenta, heats, num_atoms,
     STREAM: tl.constexpr, HALF: tl.constexpr, KEPT: tl.constexpr, WIDTH: tl.constexpr, BLOCK: tl.constexpr,
+    OVERLAPS: tl.constexpr = False,
 ):  # fmt: skip
-    await_inputs()
+    await_inputs(OVERLAPS)
     atom = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     inside = atom < num_atoms
     mass = tl.load(masses + atom, mask=inside, other=1.0)
@@ -57,8 +58,8 @@ def _drift_in_bath(
 
 
 @triton.jit
-def _kinetic_energy(momenta, masses, counts, out, ROWS: tl.constexpr, CHUNK: tl.constexpr):
-    await_inputs()
+def _kinetic_energy(momenta, masses, counts, out, ROWS: tl.constexpr, CHUNK: tl.constexpr, OVERLAPS: tl.constexpr = False):
+    await_inputs(OVERLAPS)
     system, chunk = tl.program_id(0), tl.program_id(1)
     first, count = first_row(counts, system, 256), tl.minimum(tl.load(counts + system), (chunk + 1) * CHUNK)
     total = tl.zeros((ROWS,), tl.float64)
@@ -73,8 +74,8 @@ def _kinetic_energy(momenta, masses, counts, out, ROWS: tl.constexpr, CHUNK: tl.
 
 
 @triton.jit
-def _max_norm(vectors, free, counts, out, ROWS: tl.constexpr, CHUNK: tl.constexpr):
-    await_inputs()
+def _max_norm(vectors, free, counts, out, ROWS: tl.constexpr, CHUNK: tl.constexpr, OVERLAPS: tl.constexpr = False):
+    await_inputs(OVERLAPS)
     system, chunk = tl.program_id(0), tl.program_id(1)
     first, count = first_row(counts, system, 256), tl.minimum(tl.load(counts + system), (chunk + 1) * CHUNK)
     longest = tl.zeros((ROWS,), tl.float64)
@@ -97,8 +98,9 @@ def _max_norm(vectors, free, counts, out, ROWS: tl.constexpr, CHUNK: tl.constexp
 def _examine(
     energies, kinetic, freedom, forces, step, before, out, num_systems,
     HAS_BEFORE: tl.constexpr, BOLTZMANN: tl.constexpr, MAX_TEMPERATURE: tl.constexpr, MAX_FORCE: tl.constexpr, BLOCK: tl.constexpr,
+    OVERLAPS: tl.constexpr = False,
 ):  # fmt: skip
-    await_inputs()
+    await_inputs(OVERLAPS)
     system = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     inside = system < num_systems
     energy = tl.load(energies + system, mask=inside, other=0.0)
@@ -141,8 +143,10 @@ def _one_and(a, factor):
 
 
 @triton.jit
-def _exponential(matrices, out, num_systems, DEGREE: tl.constexpr, SQUARINGS: tl.constexpr, BLOCK: tl.constexpr):
-    await_inputs()
+def _exponential(
+    matrices, out, num_systems, DEGREE: tl.constexpr, SQUARINGS: tl.constexpr, BLOCK: tl.constexpr, OVERLAPS: tl.constexpr = False
+):
+    await_inputs(OVERLAPS)
     system = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     inside, at = system < num_systems, matrices + 9 * system
     share = 1.0 / 2**SQUARINGS

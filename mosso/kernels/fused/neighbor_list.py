@@ -47,9 +47,23 @@ def _floor_div(a, b):
 
 
 @triton.jit
-def _place(positions, system_N, systems, periodic, counts, first_bin, coordinates, points, turns, bins, num_atoms, BLOCK: tl.constexpr):
+def _place(
+    positions,
+    system_N,
+    systems,
+    periodic,
+    counts,
+    first_bin,
+    coordinates,
+    points,
+    turns,
+    bins,
+    num_atoms,
+    BLOCK: tl.constexpr,
+    OVERLAPS: tl.constexpr = False,
+):
     """Coordinates in bins, positions inside the cell, reduced lattice vectors taken off, and the bin of each atom."""
-    await_inputs()
+    await_inputs(OVERLAPS)
     atom = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     inside = atom < num_atoms
     system = tl.load(system_N + atom, mask=inside, other=0)
@@ -134,9 +148,10 @@ def _search(
     FILL: tl.constexpr,
     MARGIN: tl.constexpr,
     BLOCK: tl.constexpr,
+    OVERLAPS: tl.constexpr = False,
 ):
     """Count the candidates of one atom in ``found``, or write them to its row. ``points`` are in the order of the bins."""
-    await_inputs()
+    await_inputs(OVERLAPS)
     slot = tl.program_id(0).to(tl.int64)
     atom = tl.load(order + slot)
     system = tl.load(system_N + atom)
@@ -211,9 +226,10 @@ def _sort_rows(
     BLOCK: tl.constexpr,
     OTHERS: tl.constexpr,
     PROGRAMS: tl.constexpr,
+    OVERLAPS: tl.constexpr = False,
 ):
     """Rows by sender and shift: the place of a candidate is the number of those that come before it."""
-    await_inputs()
+    await_inputs(OVERLAPS)
     atom = tl.program_id(0).to(tl.int64)
     start, end = tl.load(offsets + atom), tl.load(offsets + atom + 1)
     for first in range(start + tl.program_id(1) * BLOCK, end, PROGRAMS * BLOCK):
@@ -278,9 +294,10 @@ def _mark(
     places,
     found,
     BLOCK: tl.constexpr,
+    OVERLAPS: tl.constexpr = False,
 ):
     """Number the candidates of one atom that are edges, -1 for the others; count them; and see how far the atom moved."""
-    await_inputs()
+    await_inputs(OVERLAPS)
     atom = tl.program_id(0).to(tl.int64)
     system = tl.load(system_N + atom)
     moved = _moved(positions, built_positions, cells, built_cells, built_inverses, radii, atom, system)
@@ -328,9 +345,10 @@ def _write_edges(
     num_atoms,
     capacity,
     BLOCK: tl.constexpr,
+    OVERLAPS: tl.constexpr = False,
 ):
     """Edges into one atom, the transpose of those out of it, its row offset, and a share of the padding."""
-    await_inputs()
+    await_inputs(OVERLAPS)
     atom = tl.program_id(0).to(tl.int64)
     total = tl.load(ends + num_atoms - 1)
     limit = tl.load(ends + atom)

@@ -37,8 +37,8 @@ def normals(seed, index, now, STREAM: tl.constexpr, BLOCK: tl.constexpr):
 
 
 @triton.jit
-def _gaussian(seeds, index, step, out, num_rows, STREAM: tl.constexpr, BLOCK: tl.constexpr):
-    await_inputs()
+def _gaussian(seeds, index, step, out, num_rows, STREAM: tl.constexpr, BLOCK: tl.constexpr, OVERLAPS: tl.constexpr = False):
+    await_inputs(OVERLAPS)
     row = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     inside = row < num_rows
     seed, place = tl.load(seeds + row, mask=inside, other=0), tl.load(index + row, mask=inside, other=0)

@@ -221,12 +221,13 @@ def _mix(
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
     DEPTH: tl.constexpr,
+    OVERLAPS: tl.constexpr = False,
 ):
     """A tile of ROWS pairs (atom, component) of one segment by COLUMNS channels of the output.
 
     STRIDE_IN and STRIDE_OUT are the steps in a matrix from one channel of the input, or of the output, to the next.
     """
-    await_inputs()
+    await_inputs(OVERLAPS)
     NUMBER: tl.constexpr = x.dtype.element_ty
     SUM: tl.constexpr = tl.float64 if MATMUL == "double" else NUMBER
     OPERAND: tl.constexpr = tl.bfloat16 if MATMUL == "bf16" else tl.float16 if MATMUL == "fp16" else SUM

@@ -54,9 +54,19 @@ def config(direction: str, num_groups: int, itemsize: int, double: bool) -> Conf
 
 
 @triton.jit
-def _list_by_species(species, senders, receiver_offsets, order, group_offsets, num_nodes, NUM_SPECIES: tl.constexpr, BLOCK: tl.constexpr):
+def _list_by_species(
+    species,
+    senders,
+    receiver_offsets,
+    order,
+    group_offsets,
+    num_nodes,
+    NUM_SPECIES: tl.constexpr,
+    BLOCK: tl.constexpr,
+    OVERLAPS: tl.constexpr = False,
+):
     """The edges into one receiver, by the species of their sender and else in their order."""
-    await_inputs()
+    await_inputs(OVERLAPS)
     node = tl.program_id(0).to(tl.int64)
     # Without atoms there is one program, which writes the end of no groups.
     start = tl.load(receiver_offsets + node, mask=node < num_nodes, other=0)
@@ -125,9 +135,10 @@ def _moments(
     PAD_K: tl.constexpr,
     TILE: tl.constexpr,
     IN_DOUBLE: tl.constexpr,
+    OVERLAPS: tl.constexpr = False,
 ):
     """out[n, :, z, :] of one receiver and species."""
-    await_inputs()
+    await_inputs(OVERLAPS)
     group = tl.program_id(0).to(tl.int64)
     node = group // NUM_SPECIES
     z = group % NUM_SPECIES
@@ -163,9 +174,10 @@ def _moments_backward(
     PAD_K: tl.constexpr,
     TILE: tl.constexpr,
     IN_DOUBLE: tl.constexpr,
+    OVERLAPS: tl.constexpr = False,
 ):
     """Gradients of the edges into one receiver from one species, and zeros for a share of the padding edges."""
-    await_inputs()
+    await_inputs(OVERLAPS)
     group = tl.program_id(0).to(tl.int64)
     node = group // NUM_SPECIES
     z = group % NUM_SPECIES

@@ -41,8 +41,9 @@ def _hidden(h, first, atom, live, ROWS: tl.constexpr, C: tl.constexpr, H: tl.con
 def _readout(
     h, first, second, out, num_atoms,
     ROWS: tl.constexpr, C: tl.constexpr, H: tl.constexpr, PADDED: tl.constexpr, ATOMS: tl.constexpr, BLOCK: tl.constexpr,
+    OVERLAPS: tl.constexpr = False,
 ):  # fmt: skip
-    await_inputs()
+    await_inputs(OVERLAPS)
     atom = tl.program_id(0).to(tl.int64) * ATOMS + tl.arange(0, ATOMS)
     live = atom < num_atoms
     hidden = _hidden(h, first, atom, live, ROWS, C, H, PADDED, BLOCK)
@@ -57,8 +58,9 @@ def _readout(
 def _readout_gradient(
     g, h, first, second, grad_h, num_atoms,
     ROWS: tl.constexpr, C: tl.constexpr, H: tl.constexpr, PADDED: tl.constexpr, ATOMS: tl.constexpr, BLOCK: tl.constexpr,
+    OVERLAPS: tl.constexpr = False,
 ):  # fmt: skip
-    await_inputs()
+    await_inputs(OVERLAPS)
     atom = tl.program_id(0).to(tl.int64) * ATOMS + tl.arange(0, ATOMS)
     live = atom < num_atoms
     unit = tl.arange(0, PADDED)[None, :]

@@ -69,9 +69,9 @@ def _energies(
     vectors, species, pairs, senders, receivers, offsets, out, num_species,
     C0: tl.constexpr, C1: tl.constexpr, C2: tl.constexpr, C3: tl.constexpr,
     E0: tl.constexpr, E1: tl.constexpr, E2: tl.constexpr, E3: tl.constexpr,
-    POWER: tl.constexpr, EDGES: tl.constexpr,
+    POWER: tl.constexpr, EDGES: tl.constexpr, OVERLAPS: tl.constexpr = False,
 ):  # fmt: skip
-    await_inputs()
+    await_inputs(OVERLAPS)
     node = tl.program_id(0).to(tl.int64)
     end = tl.load(offsets + node + 1)
     total = tl.zeros((EDGES,), tl.float64)
@@ -91,9 +91,9 @@ def _gradients(
     g, vectors, species, pairs, senders, receivers, offsets, out, num_species, num_nodes, num_edges,
     C0: tl.constexpr, C1: tl.constexpr, C2: tl.constexpr, C3: tl.constexpr,
     E0: tl.constexpr, E1: tl.constexpr, E2: tl.constexpr, E3: tl.constexpr,
-    POWER: tl.constexpr, BLOCK: tl.constexpr,
+    POWER: tl.constexpr, BLOCK: tl.constexpr, OVERLAPS: tl.constexpr = False,
 ):  # fmt: skip
-    await_inputs()
+    await_inputs(OVERLAPS)
     edge = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     live = edge < tl.load(offsets + num_nodes)
     x, y, z, distance, charge, inverse, radius = _edges(vectors, species, pairs, senders, receivers, edge, live, num_species)

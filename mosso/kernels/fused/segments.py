@@ -27,10 +27,11 @@ def first_row(counts, segment, BLOCK: tl.constexpr):
 
 @triton.jit
 def _reduce(
-    values, counts, out, WIDTH: tl.constexpr, COLUMNS: tl.constexpr, ROWS: tl.constexpr, CHUNK: tl.constexpr, MAXIMUM: tl.constexpr
+    values, counts, out, WIDTH: tl.constexpr, COLUMNS: tl.constexpr, ROWS: tl.constexpr, CHUNK: tl.constexpr, MAXIMUM: tl.constexpr,
+    OVERLAPS: tl.constexpr = False,
 ):  # fmt: skip
     """What a chunk of a segment's rows adds up to; out is (chunks, segments, WIDTH)."""
-    await_inputs()
+    await_inputs(OVERLAPS)
     segment, chunk = tl.program_id(0), tl.program_id(2)
     first = first_row(counts, segment, 256)
     count = tl.minimum(tl.load(counts + segment), (chunk + 1) * CHUNK)
@@ -54,9 +55,9 @@ def _reduce(
 
 
 @triton.jit
-def _join(parts, out, num_values, num_chunks, BLOCK: tl.constexpr, MAXIMUM: tl.constexpr):
+def _join(parts, out, num_values, num_chunks, BLOCK: tl.constexpr, MAXIMUM: tl.constexpr, OVERLAPS: tl.constexpr = False):
     """What chunks add up to, one after the other: those behind a segment's end are zero and change no bit."""
-    await_inputs()
+    await_inputs(OVERLAPS)
     at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     inside = at < num_values
     total = tl.load(parts + at, mask=inside, other=0.0)

@@ -11,8 +11,8 @@ from mosso.kernels.fused.overlap import await_inputs
 
 
 @triton.jit
-def _stress(virial, cell, out):
-    await_inputs()
+def _stress(virial, cell, out, OVERLAPS: tl.constexpr = False):
+    await_inputs(OVERLAPS)
     system = tl.program_id(0).to(tl.int64) * 9
     cell += system
     ax, ay, az = tl.load(cell), tl.load(cell + 1), tl.load(cell + 2)

@@ -34,10 +34,17 @@ from mosso.math.coupling import ContractionTable
 
 @triton.jit
 def _sum_chunks(  # type: ignore[no-untyped-def]
-    partial_ptr, starts_ptr, out_ptr, num_columns, CHUNK: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK: tl.constexpr
+    partial_ptr,
+    starts_ptr,
+    out_ptr,
+    num_columns,
+    CHUNK: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr,
+    BLOCK: tl.constexpr,
+    OVERLAPS: tl.constexpr = False,
 ):
     """out[species] = sum of the partial sums of its chunks; species without atoms get zeros."""
-    await_inputs()
+    await_inputs(OVERLAPS)
     species = tl.program_id(0).to(tl.int64)
     column = tl.program_id(1).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     begin = tl.load(starts_ptr + species)

@@ -218,7 +218,7 @@ _DECORATOR = '@triton.jit(do_not_specialize=["num_atoms"])'
 # the loop, computed before it and kept, hundreds of registers of them. The loop begins with a constant, because all that
 # begins a loop is connected to all of its lines (see ``Writer``).
 _TILE = """
-    await_inputs()
+    await_inputs(OVERLAPS)
     position = tl.program_id(0).to(tl.int64) * BLOCK_N + tl.arange(0, BLOCK_N)
     atom = tl.minimum(position, num_atoms - 1)
     if ORDERED:
@@ -234,7 +234,7 @@ _TILE = """
 """
 _ZERO = "tl.zeros([BLOCK_N, BLOCK_C], dtype=a_ptr.dtype.element_ty)"
 _MINE = "(species_of == species)[:, None] & (column < CHANNELS)[None, :]"
-_CONSTANTS = "ORDERED: tl.constexpr, CHANNELS: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_C: tl.constexpr"
+_CONSTANTS = "ORDERED: tl.constexpr, CHANNELS: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_C: tl.constexpr, OVERLAPS: tl.constexpr = False"
 
 
 def tile_kernel(name: str, pointers: str, body: Writer) -> str:
@@ -282,7 +282,7 @@ def gradient_source(polynomial: Polynomial, rates: bool) -> str:
 # A program sums one group of terms over one chunk of the sorted atoms, once per species that occurs in the chunk. Pairs
 # (chunk, species) ascend together, so chunk + species numbers the partial sums without gaps that matter or collisions.
 _CHUNK = """
-    await_inputs()
+    await_inputs(OVERLAPS)
     first = tl.program_id(0).to(tl.int64) * CHUNK
     position = first + tl.arange(0, CHUNK)
     species_of = tl.load(species_ptr + tl.load(order_ptr + tl.minimum(position, num_atoms - 1)))
@@ -296,7 +296,7 @@ _CHUNK = """
         begin = first + tl.sum((species_of < species).to(tl.int64), 0)
         end = first + tl.sum(((position < num_atoms) & (species_of <= species)).to(tl.int64), 0)
 """
-_CHUNK_CONSTANTS = "CHANNELS: tl.constexpr, CHUNK: tl.constexpr, BLOCK_C: tl.constexpr"
+_CHUNK_CONSTANTS = "CHANNELS: tl.constexpr, CHUNK: tl.constexpr, BLOCK_C: tl.constexpr, OVERLAPS: tl.constexpr = False"
 
 
 def coefficients_source(polynomial: Polynomial, rates: bool) -> str:

@@ -34,9 +34,9 @@ def _push(velocity, mass, column, twice_kinetic, freedom, link, h, KELVIN: tl.co
 @triton.jit
 def _nose_hoover(
     chain, masses, twice_kinetic, freedom, out, scales, num_systems,
-    KELVIN: tl.constexpr, DT: tl.constexpr, LINKS: tl.constexpr, PADDED: tl.constexpr, BLOCK: tl.constexpr,
+    KELVIN: tl.constexpr, DT: tl.constexpr, LINKS: tl.constexpr, PADDED: tl.constexpr, BLOCK: tl.constexpr, OVERLAPS: tl.constexpr = False,
 ):  # fmt: skip
-    await_inputs()
+    await_inputs(OVERLAPS)
     system = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     inside = system < num_systems
     column = tl.arange(0, PADDED)[None, :]

@@ -18,8 +18,18 @@ PROGRAMS = 4  # that share a receiver
 
 
 @triton.jit
-def _place(rows, senders, receiver_offsets, order, senders_out, rows_out, BLOCK: tl.constexpr, PROGRAMS: tl.constexpr):
-    await_inputs()
+def _place(
+    rows,
+    senders,
+    receiver_offsets,
+    order,
+    senders_out,
+    rows_out,
+    BLOCK: tl.constexpr,
+    PROGRAMS: tl.constexpr,
+    OVERLAPS: tl.constexpr = False,
+):
+    await_inputs(OVERLAPS)
     node = tl.program_id(0).to(tl.int64)
     start = tl.load(receiver_offsets + node)
     end = tl.load(receiver_offsets + node + 1)
