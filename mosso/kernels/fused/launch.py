@@ -72,7 +72,7 @@ def launch(kernel: Any, grid: tuple[int, ...], *arguments: Any, **constants: Any
     with torch.cuda.device_of(arguments[0]):
         if traced:
             # imports torch's compiler, seconds that only those who compile should wait for
-            wrap_triton(kernel)[grid](*arguments, **constants)
+            wrap_triton(kernel)[grid](*arguments, OVERLAPS=False, **constants)  # inductor wants every argument
         else:
             kernel[grid](*arguments, **constants, **overlapping(kernel, arguments[0].device))
 
