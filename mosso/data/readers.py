@@ -6,6 +6,7 @@ import os
 import warnings
 from collections.abc import Mapping
 from dataclasses import replace
+from io import StringIO
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,10 +14,12 @@ import ase.io
 import numpy as np
 from ase import Atoms
 from ase.constraints import FixAtoms
-from ase.io.formats import UnknownFileTypeError
+from ase.data import chemical_symbols
+from ase.io.formats import UnknownFileTypeError, filetype, open_with_compression
 from ase.stress import voigt_6_to_full_3x3_stress
 from ase.utils import string2index
 
+from mosso.data.pdb import UnknownElement, complete_elements
 from mosso.data.structure import Structure
 
 LABELS = ("energy", "forces", "stress")
@@ -36,7 +39,7 @@ def read_structures(
     values, the per-atom columns and the calculator results, by that name; every frame must have it, except that
     frames not periodic in three directions need no stress. Total charge and spin multiplicity come from the per-frame
     values ``charge`` or ``total_charge``, ``spin`` or ``multiplicity``. Atoms held
-    by ASE's FixAtoms stay fixed; other constraints are not read.
+    by ASE's FixAtoms stay fixed; other constraints are not read. Elements that a PDB file leaves out follow from its residues.
 
     Args:
         path: the file.
@@ -46,7 +49,8 @@ def read_structures(
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: no frames, unreadable content, positions that are not finite, labels missing or of a wrong shape.
+        ValueError: no frames, unreadable content, elements that a PDB file does not tell, positions that are not finite, labels
+            missing or of a wrong shape.
     """
     path = _check_file(Path(path))
     selected = _parse_index(index)
@@ -106,7 +110,7 @@ def _read_atoms(path: Path, index: int | slice) -> list[Atoms]:
     """The selected frames; whatever goes wrong in ASE becomes one sentence."""
     outside = f"{path} has no frame {index}: it has fewer."
     try:
-        found = _read_database(path, index) if path.suffix.lower() == ".db" else ase.io.read(path, index, do_not_split_by_at_sign=True)
+        found = _read_database(path, index) if path.suffix.lower() == ".db" else _read_file(path, index)
     except UnknownFileTypeError as error:
         if _is_empty_archive(path):
             raise ValueError(f"{path} is empty: give a file with at least one structure.") from error
@@ -115,6 +119,8 @@ def _read_atoms(path: Path, index: int | slice) -> list[Atoms]:
         if isinstance(index, int):
             raise ValueError(outside) from error
         raise _unreadable(path, error) from error
+    except UnknownElement as error:
+        raise ValueError(f"{path}, {error}") from error
     except MemoryError:
         raise
     except Exception as error:  # ASE's readers raise anything on broken input: KeyError, AssertionError, OSError, ...
@@ -139,6 +145,17 @@ def _is_empty_archive(path: Path) -> bool:
     with contextlib.suppress(OSError), gzip.open(path) as file:
         return not file.read(1)
     return False
+
+
+def _read_file(path: Path, index: int | slice) -> Atoms | list[Atoms]:
+    """Frames by ``ase.io.read``. Elements that a PDB file leaves out are filled in before, since ASE guesses them from names of atoms."""
+    name = str(path)
+    file_format = filetype(name)
+    if file_format != "proteindatabank":
+        return ase.io.read(name, index, format=file_format, do_not_split_by_at_sign=True)
+    with open_with_compression(name) as file:
+        completed = StringIO("".join(complete_elements(file, chemical_symbols)))
+    return ase.io.read(completed, index, format=file_format)
 
 
 def _read_database(path: Path, index: int | slice) -> list[Atoms]:
