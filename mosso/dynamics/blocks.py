@@ -185,7 +185,7 @@ class Blocks(Generic[C]):
         launched, before = self.step, perf_counter()
         while self.step < self._last:
             if launched < self._last and len(pending) <= self._runner.ahead:
-                pending.append(self._launch(launched, min(launched + self._pace.steps, self._last)))
+                pending.append(self._launch(launched, self._end(launched)))
                 launched = pending[-1].last
                 continue
             block = pending.popleft()
@@ -200,6 +200,13 @@ class Blocks(Generic[C]):
                 self.step = block.last
                 yield block
             before = now
+
+    def _end(self, first: int) -> int:
+        """The last step of the block after ``first``: so that the next one, if it can be helped, does not begin with a step that is
+        recorded. That would be one more kind of step, and late in a run another recording of a graph."""
+        last = min(first + self._pace.steps, self._last)
+        spoilt = self._recorded(last + 1) and not self._recorded(last)
+        return last - 1 if spoilt and first + 1 < last < self._last else last
 
     def _launch(self, first: int, last: int) -> Block[C]:
         """Ask the device for the steps after ``first`` to ``last``."""

@@ -13,9 +13,10 @@ from systems import water_box
 
 from mosso.dynamics import blocks
 from mosso.dynamics.blocks import MAX_BLOCK, Blocks, Pace
+from mosso.dynamics.integrators import NVE
 from mosso.dynamics.leaves import mapped
 from mosso.dynamics.relax import relax
-from mosso.dynamics.runners import CapturedRunner
+from mosso.dynamics.runners import CapturedRunner, EagerRunner, Kind
 from mosso.dynamics.simulate import simulate, start
 from mosso.graph.device_list import CANDIDATES, EDGES, MOVED, DeviceList
 from mosso.graph.graph import Graph
@@ -132,6 +133,17 @@ def test_an_unstable_run_is_told_from_a_list_that_failed(watched):
             simulate(argon(), fcc(), ENSEMBLES[0], num_steps=500, timestep=200.0, temperature_init=600.0, skin=skin)
         messages.append(str(caught.value))
     assert messages[0] == messages[1]
+
+
+@pytest.mark.parametrize("steps", [2, 5, 6, 7])
+def test_no_block_begins_with_a_recorded_step(steps, watched, monkeypatch):
+    """Searches and records in one step would be a graph of its own."""
+    kinds, step = [], EagerRunner.step
+    monkeypatch.setattr(EagerRunner, "step", lambda self, kind: (kinds.append(kind), step(self, kind)))
+    monkeypatch.setattr(blocks, "Pace", partial(Stubborn, steps))
+    options = {"num_steps": 60, "timestep": 4.0, "temperature_init": HOT, "log_every": 3, "write_every": 6}
+    simulate(argon(), [cluster(13)], NVE(), on_log=lambda row: None, on_frame=lambda state: None, **options)
+    assert len(kinds) == 60 and set(kinds) == {Kind(True, False), Kind(False, False), Kind(False, True)}
 
 
 def test_without_a_skin_every_step_searches(watched):
