@@ -135,7 +135,7 @@ def test_an_unstable_run_is_told_from_a_list_that_failed(watched):
     assert messages[0] == messages[1]
 
 
-@pytest.mark.parametrize("steps", [2, 5, 6, 7])
+@pytest.mark.parametrize("steps", [3, 5, 6, 7])
 def test_no_block_begins_with_a_recorded_step(steps, watched, monkeypatch):
     """Searches and records in one step would be a graph of its own."""
     kinds, step = [], EagerRunner.step
