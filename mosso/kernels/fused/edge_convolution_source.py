@@ -308,10 +308,7 @@ def _head(write: _Writer, name: str, arguments: str, table: PathTable, weights: 
 
 
 def _loads(write: _Writer, table: PathTable, weights: Weights, step: int, base: str, prefix: str = "") -> None:
-    """Everything that the edges base, base + 1, .. read, before they compute: their loads are then under way together.
-
-    Indices are read one step before that, because addresses wait for them.
-    """
+    """Everything that the edges base, base + 1, .. read, before they compute: their loads are then under way together."""
     for u in range(step):
         guard, row = "", weights.edge(base, u)
         if u or prefix:
@@ -325,15 +322,48 @@ def _loads(write: _Writer, table: PathTable, weights: Weights, step: int, base: 
         write(f"w_at = {weights.address(table, row, u)}")
         weights.load_numbers(write, table, prefix, u, guard)
         _load_scalars(write, table, weights, [f"{prefix}{name}_{u}" for name in weights.scalar_names(table)], row, guard)
+
+
+def _first_loads(write: _Writer, table: PathTable, weights: Weights, step: int) -> None:
+    """``_loads`` of the first step, before the loop, in a block that always runs, which LLVM knows and leaves no branch of.
+
+    Triton (TritonGPUCoalesce) follows all values that are connected to a load, and from each the next: side by side with those in
+    the loop these make it three times as long to compile, to the very same program.
+    """
+    for u in range(step):
+        for name in _numbers(table, weights):
+            write(f"next_{name}_{u} = zero")
+        for name in weights.scalar_names(table):
+            write(f"next_{name}_{u} = {'zero' if _come_in_fours(table, weights) else 'tl.full([], 0.0, x.dtype.element_ty)'}")
+        for name in weights.noted(u):
+            write(f"next_{name} = tl.full([], 0, tl.int64)")
+    write("if tl.num_programs(0) > 0:")
+    write.depth += 1
+    _loads(write, table, weights, step, "start", "next_")
+    write.depth -= 1
+
+
+def _indices(write: _Writer, weights: Weights, step: int, base: str) -> None:
+    """Integers that the addresses of the edges base, base + 1, .. wait for: read one step before everything else."""
     for u in range(step):
         for name, array in weights.indices.items():
-            write(f"{name}_{u} = tl.load({array} + {base} + {step + u}, mask={base} + {step + u} < end, other=0)")
+            write(f"{name}_{u} = tl.load({array} + {base} + {u}, mask={base} + {u} < end, other=0)")
+
+
+def _numbers(table: PathTable, weights: Weights) -> list[str]:
+    """What an edge reads per channel."""
+    return [f"x{i}" for i in range(table.num_in)] + weights.numbers(table)
+
+
+def _come_in_fours(table: PathTable, weights: Weights) -> bool:
+    """Whether every thread holds the real numbers of an edge, four from a load."""
+    return weights.in_fours and table.num_edge % 4 == 0
 
 
 def _load_scalars(write: _Writer, table: PathTable, weights: Weights, names: list[str], row: str, guard: str) -> None:
     """The real numbers of an edge: four at a time and by every thread where they come in fours, which takes a quarter of the loads."""
     at = f"{weights.scalars} + {row} * {table.num_edge}"
-    if not weights.in_fours or table.num_edge % 4:
+    if not _come_in_fours(table, weights):
         for column, name in enumerate(names):
             write(f"{name} = tl.load({at} + {column}{guard})")
         return
@@ -343,24 +373,25 @@ def _load_scalars(write: _Writer, table: PathTable, weights: Weights, names: lis
 
 def _loop(write: _Writer, table: PathTable, weights: Weights, step: int, ahead: bool) -> None:
     """The head of the loop over edges; with ``ahead`` the numbers of the next step are loaded while this one computes."""
-    for u in range(step):
-        for name, array in weights.indices.items():
-            write(f"{name}_{u} = tl.load({array} + start + {u}, mask=start + {u} < end, other=0)")
+    _indices(write, weights, step, "start")
     if ahead:
-        _loads(write, table, weights, step, "start", "next_")
+        _first_loads(write, table, weights, step)
+        _indices(write, weights, step, f"start + {step}")
     write(f"for edge in range(start, end, {step}):")
     write.depth += 1
     if not ahead:
         _loads(write, table, weights, step, "edge")
+        _indices(write, weights, step, f"edge + {step}")
         return
     for u in range(step):
-        for name in [f"x{i}" for i in range(table.num_in)] + weights.numbers(table) + weights.scalar_names(table):
+        for name in _numbers(table, weights) + weights.scalar_names(table):
             write(f"{name}_{u} = next_{name}_{u}")
         for name in weights.noted(u):
             write(f"{name} = next_{name}")
         write(f"live_{u} = edge + {u} < end")
     write(f"following = edge + {step}")
     _loads(write, table, weights, step, "following", "next_")
+    _indices(write, weights, step, f"following + {step}")
 
 
 def forward_source(table: PathTable, weights: Weights, step: int, max_sums: int, ahead: bool) -> str:
