@@ -34,7 +34,8 @@ class CapturedSearch:
         self._replay: Callable[[], Graph] | None = None
 
     def graph(self, batch: Batch) -> Graph:
-        """Edges in buffers that the next call overwrites; a ValueError where none can be found at these positions."""
+        """Edges in buffers that the next call overwrites, as a Graph of their own: those who keep what they made of a Graph take one
+        for unchanged (``CapturedPotential``). A ValueError where none can be found at these positions."""
         self._batch.positions_N3.copy_(batch.positions_N3)
         self._batch.cell_B33.copy_(batch.cell_B33)
         while True:
@@ -43,7 +44,7 @@ class CapturedSearch:
             graph = self._replay()
             flags = int(self._list.flags)
             if flags == 0:
-                return graph
+                return replace(graph)
             if not flags & ~MOVED:
                 raise ValueError("No neighbours can be found at these positions.")
             self._list, self._replay = self._list.grown(self._batch), None

@@ -187,6 +187,20 @@ def test_captured_searches_follow_atoms_wherever_they_go(exact: Potential) -> No
         assert torch.equal(graph.shifts_E3[:count].long(), true.shifts_E3.long())
 
 
+def test_every_search_gives_a_graph_of_its_own(exact: Potential) -> None:
+    """A recording gives the same object at every replay; a recorded evaluation would take that for the edges it has."""
+
+    def same_object(compute, pool):
+        result = compute()
+        return lambda: (compute(), result)[1]
+
+    batch = exact.batch(SYSTEMS["W24"].structures(1))
+    search = CapturedSearch(batch, exact.cutoff, same_object)
+    graphs = [search.graph(moved) for moved in walk(batch, (0.0, 0.3))]
+    assert graphs[0] is not graphs[1]
+    assert graphs[0].senders_E is graphs[1].senders_E
+
+
 def test_every_evaluation_searches(exact: Potential, monkeypatch: pytest.MonkeyPatch) -> None:
     batch = exact.batch(SYSTEMS["W24"].structures(2))
     whole = EverySearch.of(exact, batch, True, recorder=eager)

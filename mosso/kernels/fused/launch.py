@@ -61,7 +61,8 @@ def multiplies_in_double(device: torch.device) -> bool:
 
 
 def launch(kernel: Any, grid: tuple[int, ...], *arguments: Any, **constants: Any) -> None:
-    """Run a kernel on the device of its first argument, or record it where a compiler traces."""
+    """Run a kernel, which awaits its inputs, on the device of its first argument, or record it where a compiler traces."""
+    assert "OVERLAPS" in kernel.arg_names, f"{kernel} does not await its inputs"
     traced = isinstance(arguments[0], (FakeTensor, FunctionalTensor))
     if INTERPRETED:
         # The interpreter wants memory behind its tensors; shapes are all that a trace wants.

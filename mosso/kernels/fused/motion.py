@@ -5,6 +5,7 @@ Times and temperatures are constants of the kernels, because Triton hands number
 """
 
 import math
+from typing import Any
 
 import torch
 import triton
@@ -198,22 +199,22 @@ def drift_in_bath(
 
 def kinetic_energy(momenta_N3: Tensor, masses_N: Tensor, counts_B: Tensor) -> Tensor:
     """(B,): see ``reference.motion.kinetic_energy``."""
-    chunks = num_chunks(len(masses_N))
-    parts = masses_N.new_empty(chunks, len(counts_B))
-    if len(counts_B):
-        inputs = [t.contiguous() for t in (momenta_N3, masses_N, counts_B)]
-        launch(_kinetic_energy, (len(counts_B), chunks), *inputs, parts, ROWS=ROWS, CHUNK=CHUNK, num_warps=8)
-    return join(parts, maximum=False)
+    return _of_systems(_kinetic_energy, momenta_N3, masses_N, counts_B, maximum=False)
 
 
 def max_norm(vectors_N3: Tensor, free_N: Tensor, counts_B: Tensor) -> Tensor:
     """(B,): see ``reference.motion.max_norm``."""
+    return _of_systems(_max_norm, vectors_N3, free_N, counts_B, maximum=True)
+
+
+def _of_systems(kernel: Any, vectors_N3: Tensor, of_atoms_N: Tensor, counts_B: Tensor, maximum: bool) -> Tensor:
+    """(B,) what ``kernel`` makes of chunks of the atoms of each system, added up, or the largest of it."""
     chunks = num_chunks(len(vectors_N3))
     parts = vectors_N3.new_empty(chunks, len(counts_B))
     if len(counts_B):
-        inputs = [t.contiguous() for t in (vectors_N3, free_N, counts_B)]
-        launch(_max_norm, (len(counts_B), chunks), *inputs, parts, ROWS=ROWS, CHUNK=CHUNK, num_warps=8)
-    return join(parts, maximum=True)
+        inputs = [t.contiguous() for t in (vectors_N3, of_atoms_N, counts_B)]
+        launch(kernel, (len(counts_B), chunks), *inputs, parts, ROWS=ROWS, CHUNK=CHUNK, num_warps=8)
+    return join(parts, maximum)
 
 
 def examine(

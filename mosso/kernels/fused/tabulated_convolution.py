@@ -155,7 +155,7 @@ def _backward(
     places, receivers = [sender_offsets[:-1], sender_offsets[1:]], None
     if chunked:
         grid = (min(num_nodes, ceil_div(SPARE * num_nodes, len(chunks))), num_blocks, shares)
-        places = list(cut_by_sender(transpose, sender_offsets, len(chunks), longest))
+        places = list(cut_by_sender(transpose, sender_offsets, len(chunks), longest)) if need_x else []
         receivers = _receivers_of(chunks, edges[-1])
     for number, (first, last) in enumerate(chunks):
         own = () if receivers is None else (receivers[number],)

@@ -1,0 +1,36 @@
+"""What recordings are made with; the graphs themselves are tested on the GPU."""
+
+import gc
+from contextlib import nullcontext
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from mosso.engine.capture import copy_all, record
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_no_garbage_is_collected_during_a_recording(enabled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the recording fails; and afterwards all is as before."""
+    graphs = SimpleNamespace(CUDAGraph=object, graph=lambda *_, **__: nullcontext())
+    monkeypatch.setattr(torch, "cuda", graphs)
+    before = gc.isenabled()
+    (gc.enable if enabled else gc.disable)()
+    try:
+        assert record(gc.isenabled)[1] is False
+        with pytest.raises(ZeroDivisionError):
+            record(lambda: 1 // 0)
+        assert gc.isenabled() is enabled
+    finally:
+        (gc.enable if before else gc.disable)()
+
+
+def test_all_types_are_copied_into_the_tensors_that_are_there() -> None:
+    values = [torch.randn(3, 2), torch.tensor(7), torch.randn(4, dtype=torch.float64), torch.tensor([True, False]), torch.randn(2)]
+    into = [torch.zeros_like(value) for value in values]
+    places = [tensor.data_ptr() for tensor in into]
+    copy_all(into, values)
+    assert all(torch.equal(one, other) for one, other in zip(into, values, strict=True))
+    assert places == [tensor.data_ptr() for tensor in into]
+    copy_all([], [])
