@@ -30,9 +30,9 @@ class March(NamedTuple):
 
 
 USUAL = March(0.5)
-# With random weights water is far from rest: 0.35 eV an atom become heat in 40 fs, and in 60 fs atoms fall onto each other (docs/log.md).
-# These steps end before that.
-OF_RANDOM_WEIGHTS = March(0.02, 1000)
+# With random weights water is far from rest: it is at 500 K after 6 fs, at 1000 K after 10 fs, and after 20 fs atoms fall onto each other
+# (docs/log.md). These steps, and as many before them at most, end before that.
+OF_RANDOM_WEIGHTS = March(0.005, 1000)
 WHAT = {"forces": "evaluation", "stress": "evaluation", "forces+list": "both", "stress+list": "both", "list": "list"}
 ENGINE = {"md": "own", "md-ase": "ase"}
 

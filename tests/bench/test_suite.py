@@ -202,9 +202,9 @@ def test_copies_of_a_box_have_its_truth(scene: Scene) -> None:
 
 def test_dynamics_of_random_weights_take_short_steps(scene: Scene, tmp_path: Path) -> None:
     (row,) = scene.rows("good", tasks=("md",))
-    assert (row.status, row.timestep_fs, row.weights) == ("ok", 0.02, "random")
+    assert (row.status, row.timestep_fs, row.weights) == ("ok", 0.005, "random")
     assert row.calls >= 3 * 40 and row.warm_up >= 20
-    assert {entry["timestep"] for entry in scene.journal("step")} == {0.02}
+    assert {entry["timestep"] for entry in scene.journal("step")} == {0.005}
     file = tmp_path / "trained.model"
     file.write_text("")
     (row,) = scene.rows("good", tasks=("md",), weights={"spring": file})
