@@ -111,7 +111,7 @@ def test_chunks_of_edges(edges_at_once: int, monkeypatch: pytest.MonkeyPatch) ->
     """Also where chunks end amid the edges of an atom, in the padding, and where one edge is more than there is room for."""
     case = make_case((0, 1), 1, 3, 7, 2, padding=4)
     whole = case.run("triton", torch.float64)
-    monkeypatch.setattr(fused, "SCRATCH_BYTES", edges_at_once * 4 * 2 * 8)
+    monkeypatch.setattr(fused, "SCRATCH_BYTES", (edges_at_once * 4 * 2 * 8,) * 2)
     check(case.run, (torch.float64,))
     out, grad_x, grad_features = case.run("triton", torch.float64)
     assert torch.equal(out, whole[0]) and torch.equal(grad_features, whole[2])
@@ -121,7 +121,7 @@ def test_chunks_of_edges(edges_at_once: int, monkeypatch: pytest.MonkeyPatch) ->
 @pytest.mark.parametrize("edges_at_once", [100, 7, 3, 1])
 def test_edges_may_be_visited_in_another_order(edges_at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also where a chunk ends amid the edges of an atom, so that not all that are visited belong to it."""
-    monkeypatch.setattr(fused, "SCRATCH_BYTES", edges_at_once * 4 * (4 * 2 + 4) * 2)
+    monkeypatch.setattr(fused, "SCRATCH_BYTES", (edges_at_once * 4 * (4 * 2 + 4) * 2,) * 2)
     case = make_case((0, 1), 1, 3, 25, 2, padding=4).visited_by_row()
     assert case.visits is not None
     assert not torch.equal(case.visits.order_E[:25].cpu(), torch.arange(25, dtype=torch.int32))
@@ -134,13 +134,18 @@ def test_wide_rows_in_chunks(many: int, monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(edge_sums, "MANY_NODES", many)
     case = make_case((0, 1), 1, 3, 25, 70)
     whole = case.run("triton", torch.float64)
-    monkeypatch.setattr(fused, "SCRATCH_BYTES", 4 * 4 * 70 * 8)
+    monkeypatch.setattr(fused, "SCRATCH_BYTES", (4 * 4 * 70 * 8,) * 2)
     check(case.run, (torch.float64,))
     torch.testing.assert_close(case.run("triton", torch.float64)[1], whole[1], rtol=1e-13, atol=1e-13)
 
 
+def test_gradients_of_many_edges_get_more_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fused, "SCRATCH_BYTES", (1000, 3000))
+    assert [fused._edges_at_once(num_edges, 10) for num_edges in (50, 700, 10_000)] == [100, 140, 300]
+
+
 def test_every_edge_on_one_atom_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fused, "SCRATCH_BYTES", 5 * 4 * 2 * 8)
+    monkeypatch.setattr(fused, "SCRATCH_BYTES", (5 * 4 * 2 * 8,) * 2)
     check(make_case((0, 1), 1, 4, 19, 2, same=True).run, (torch.float64,))
 
 

@@ -25,12 +25,12 @@ def test_other_layers(degrees_in: tuple[int, ...], table: torch.dtype) -> None:
 
 @pytest.mark.parametrize("edges_at_once", [1000, 100_000])
 def test_chunks_of_many_edges(edges_at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(contract.fused, "SCRATCH_BYTES", edges_at_once * 4 * 128 * 4)
+    monkeypatch.setattr(contract.fused, "SCRATCH_BYTES", (edges_at_once * 4 * 128 * 4,) * 2)
     check(contract.make_case((0, 1), 3, 300, 20_000, 128, padding=500, intervals=64).run, (torch.float32,))
 
 
 def test_captured_in_a_cuda_graph(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(contract.fused, "SCRATCH_BYTES", 100 * 4 * 64 * 4)  # four chunks
+    monkeypatch.setattr(contract.fused, "SCRATCH_BYTES", (100 * 4 * 64 * 4,) * 2)  # four chunks
     case = contract.make_case((0, 1), 2, 20, 300, 64, padding=40)
     inputs = [t.float().requires_grad_() for t in case[:2]]
 
@@ -53,7 +53,7 @@ def test_offsets_past_two_to_the_31(monkeypatch: pytest.MonkeyPatch) -> None:
     for got, exact in zip(small._replace(rows=rows, table=far).run("triton", torch.float32), want, strict=True):
         assert torch.equal(got, exact)
     del far
-    monkeypatch.setattr(contract.fused, "SCRATCH_BYTES", 2**36)
+    monkeypatch.setattr(contract.fused, "SCRATCH_BYTES", (2**36,) * 2)
     many, few = 4_300_000, 8
     before = many - few  # all of them from an extra atom to itself, which comes first
 

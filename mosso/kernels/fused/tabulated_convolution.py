@@ -26,8 +26,8 @@ from mosso.kernels.fused.launch import Config, ceil_div, launch, register
 from mosso.kernels.reference import Visits
 from mosso.math.coupling import CouplingPath
 
-# Most that gradients per edge and channel may take at a time.
-SCRATCH_BYTES = 2**30
+# Most that gradients per edge and channel may take at a time: a fifth of what all of them would, between these two.
+SCRATCH_BYTES, SCRATCH_SHARE = (2**30, 2**31), 5
 # Channels of a program, one per thread of one warp.
 BLOCK = 32
 # Sums that leave registers for the loads of the next edge.
@@ -97,6 +97,11 @@ def _forward(
     return out
 
 
+def _edges_at_once(num_edges: int, bytes_of_edge: int) -> int:
+    least, most = SCRATCH_BYTES
+    return max(1, min(most, max(least, num_edges * bytes_of_edge // SCRATCH_SHARE)) // bytes_of_edge)
+
+
 def _chunks(num_edges: int, most: int) -> list[tuple[int, int]]:
     """First and last edge of pieces of at most ``most``."""
     if num_edges <= most:  # asked first, because a range would fix the number of edges where compilers trace
@@ -137,7 +142,7 @@ def _backward(
     need_x, need_y = needed
     num_blocks = ceil_div(channels, BLOCK)
     per_edge = (width if need_x else 0) + (num_blocks * num_features if need_y else 0)
-    chunks = _chunks(num_edges, max(1, SCRATCH_BYTES // (per_edge * x.element_size())))
+    chunks = _chunks(num_edges, _edges_at_once(num_edges, per_edge * x.element_size()))
     chunked, longest = len(chunks) > 1, chunks[0][1]
     cut = config("backward", known, x.element_size(), table.element_size(), chunked)
     edges = [t.contiguous() for t in (x, features, table, senders, rows, order, receiver_offsets)]
