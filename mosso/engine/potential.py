@@ -2,12 +2,14 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+from mosso import kernels
 from mosso.data.structure import Batch, Structure
 from mosso.engine.artifact import manifest_of, read_artifact
 from mosso.engine.convert import cached_artifact, read_source
@@ -101,6 +103,8 @@ class Potential:
         self.model = build(checkpoint.architecture, checkpoint.spec, checkpoint.tensors, self.precision).to(self.device)
         self.evaluator = evaluation_form(self.model, self.device)
         self.head = self._choose_head(head)
+        # For what choices of outputs and sizes kernels have been compiled; they are cut by size.
+        self.compiled: set[tuple[int, ...]] = set()
 
     def _choose_head(self, head: str | None) -> str:
         heads = self.model.heads
@@ -214,7 +218,8 @@ class BoundPotential:
     def evaluate(self, batch: Batch, graph: Graph, *, forces: bool = True, stress: bool = False, virials: bool = False) -> Output:
         """Energy, forces, stress of the atoms at the positions of ``batch``; the call that dynamics makes every step."""
         potential = self.potential
-        return outputs.evaluate(
+        compute = partial(
+            outputs.evaluate,
             self.evaluator,
             batch,
             graph,
@@ -226,3 +231,8 @@ class BoundPotential:
             precision=potential.precision.name,
             groups=self.groups,
         )
+        kind = (forces, stress, virials, batch.num_atoms.bit_length(), graph.capacity.bit_length())
+        if kind not in potential.compiled:
+            kernels.compile_together(compute, potential.device)
+            potential.compiled.add(kind)
+        return compute()

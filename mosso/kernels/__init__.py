@@ -1,6 +1,7 @@
 """Ops on tensors. Models call these names; dispatch.py decides which implementation runs."""
 
 from mosso.kernels.dispatch import (
+    compile_together,
     edge_convolution,
     edge_features,
     edge_forces,
@@ -33,6 +34,7 @@ __all__ = [
     "SpeciesGroups",
     "Virials",
     "Visits",
+    "compile_together",
     "drift_in_bath",
     "edge_convolution",
     "edge_features",

@@ -77,6 +77,18 @@ def preferred(op: str, device: torch.device) -> str:
     return ON_CUDA[op] if runs else "reference"
 
 
+def compile_together(compute: Callable[[], object], device: torch.device) -> None:
+    """Compile what ``compute`` launches on a device, before it is called: all kernels side by side, where each would wait for the one
+    before. Calls it, and runs none of them. Nothing on devices whose ops are not compiled."""
+    if device.type != "cuda" or not HAS_TRITON or _device_obstacle(str(device)) is not None or "triton" not in ON_CUDA.values():
+        return
+    from mosso.kernels.fused import INTERPRETED, launch
+
+    if not INTERPRETED:
+        with launch.compiled_together():
+            compute()
+
+
 @contextmanager
 def prefer(implementation: str) -> Iterator[None]:
     """Inside, ``auto`` takes ``implementation`` on CUDA devices: for measuring one against the other."""

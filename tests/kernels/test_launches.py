@@ -2,13 +2,15 @@
 
 import ast
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
 pytest.importorskip("triton")
 
 from mosso.kernels import fused
-from mosso.kernels.fused import edge_convolution_source, edge_features_source, symmetric_contraction_source
+from mosso.kernels.fused import edge_convolution_source, edge_features_source, launch, symmetric_contraction_source
 from mosso.math.coupling import contraction_table, convolution_paths, symmetric_coupling
 
 FOLDER = Path(fused.__file__).parent
@@ -56,7 +58,61 @@ def test_a_kernel_that_cannot_wait_is_not_launched() -> None:
     class Kernel:
         arg_names = ("x", "BLOCK")
 
-    from mosso.kernels.fused.launch import launch
-
     with pytest.raises(AssertionError, match="does not await its inputs"):
-        launch(Kernel(), (1,), None)
+        launch.launch(Kernel(), (1,), None)
+
+
+class Noted:
+    """Stands in for a kernel; notes what is done with it."""
+
+    arg_names = ("x", "OVERLAPS")
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+
+    def warmup(self, *_: Any, **__: Any) -> None:
+        self.calls.append("compiled")
+
+    def __getitem__(self, grid: tuple[int, ...]) -> Any:
+        return lambda *_, **__: self.calls.append("run")
+
+
+def test_kernels_are_compiled_and_not_run_in_between(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launch, "INTERPRETED", False)
+    monkeypatch.setattr(launch, "overlapping", lambda *_: {})
+    kernel, x = Noted(), torch.ones(3, requires_grad=True)
+
+    class Op(torch.autograd.Function):
+        """Launches in the backward pass too, which has a thread of its own for every device."""
+
+        @staticmethod
+        def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+            launch.launch(kernel, (1,), x)
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx: Any, g: torch.Tensor) -> torch.Tensor:
+            launch.launch(kernel, (1,), g)
+            return g
+
+    with launch.compiled_together():
+        torch.autograd.grad(Op.apply(x).sum(), x)
+    assert kernel.calls == ["compiled", "compiled"]
+    torch.autograd.grad(Op.apply(x).sum(), x)
+    assert kernel.calls[2:] == ["run", "run"]
+
+
+def test_what_no_kernel_has_written_is_zero_while_they_are_compiled() -> None:
+    one = launch._zeros_unless_run(lambda: torch.full((2,), float("nan")))
+    several = launch._zeros_unless_run(lambda: (torch.full((2,), 2**40), torch.empty(0)))
+    with launch.compiled_together():
+        assert one().tolist() == several()[0].tolist() == [0, 0]
+    assert one().isnan().all() and several()[0].tolist() == [2**40] * 2
+
+
+def test_a_failure_while_kernels_are_compiled_ends_that(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ZeroDivisionError), launch.compiled_together():
+        raise ZeroDivisionError
+    assert not launch._ONLY_COMPILES.get()
+    with launch.compiled_together():
+        pass

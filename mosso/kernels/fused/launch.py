@@ -1,13 +1,18 @@
-"""How fused ops are registered and their kernels started."""
+"""How fused ops are registered and their kernels compiled and started."""
 
-from collections.abc import Callable
-from functools import lru_cache, partial
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import lru_cache, partial, wraps
 from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 from torch._subclasses import FakeTensor
 from torch._subclasses.functional_tensor import FunctionalTensor
 from torch.library import Library, custom_op, impl, triton_op, wrap_triton
+from triton import AsyncCompileMode
 
 from mosso.kernels.fused import INTERPRETED
 from mosso.kernels.fused.overlap import overlapping
@@ -48,6 +53,7 @@ class Config(NamedTuple):
 
 
 _LIBRARY = Library("mosso", "FRAGMENT")
+_ONLY_COMPILES: ContextVar[bool] = ContextVar("only_compiles", default=False)
 
 
 def ceil_div(a: int, b: int) -> int:
@@ -58,6 +64,21 @@ def ceil_div(a: int, b: int) -> int:
 def multiplies_in_double(device: torch.device) -> bool:
     """Whether products of float32 are made in float64 there: more accurate, and no slower, on DOUBLE_TENSOR_CORES alone."""
     return device.type == "cuda" and torch.version.cuda is not None and torch.cuda.get_device_capability(device) in DOUBLE_TENSOR_CORES
+
+
+@contextmanager
+def compiled_together() -> Iterator[None]:
+    """Inside, kernels are compiled and not run; those of all ops side by side, on all processors, until the end of the block.
+
+    Ops give zeros. One that cannot be compiled is left to the launch that needs it, which will say so.
+    """
+    # Kernels of a backward pass are launched from another thread else, which would know nothing of this.
+    with torch.autograd.set_multithreading_enabled(False), ThreadPoolExecutor() as pool, AsyncCompileMode(pool, ignore_errors=True):
+        before = _ONLY_COMPILES.set(True)
+        try:
+            yield
+        finally:
+            _ONLY_COMPILES.reset(before)
 
 
 def launch(kernel: Any, grid: tuple[int, ...], *arguments: Any, **constants: Any) -> None:
@@ -74,8 +95,12 @@ def launch(kernel: Any, grid: tuple[int, ...], *arguments: Any, **constants: Any
         if traced:
             # imports torch's compiler, seconds that only those who compile should wait for
             wrap_triton(kernel)[grid](*arguments, OVERLAPS=False, **constants)  # inductor wants every argument
+            return
+        constants |= overlapping(kernel, arguments[0].device)
+        if _ONLY_COMPILES.get():
+            kernel.warmup(*arguments, grid=grid, **constants)
         else:
-            kernel[grid](*arguments, **constants, **overlapping(kernel, arguments[0].device))
+            kernel[grid](*arguments, **constants)
 
 
 def register(name: str, fake: Callable[..., Any] | None = None, *, opaque_before_2_12: bool = False) -> Callable[[Callable[..., Any]], Any]:
@@ -96,7 +121,21 @@ def register(name: str, fake: Callable[..., Any] | None = None, *, opaque_before
         sourceless.__globals__ = function.__globals__  # names in annotations are looked up there
         op: Any = custom_op(qualified, function, mutates_args=()) if opaque else triton_op(qualified, sourceless, mutates_args=())
         op.register_fake(fake or function)
-        impl(qualified, ("cpu", "cuda"), function, lib=_LIBRARY)
+        impl(qualified, ("cpu", "cuda"), _zeros_unless_run(function), lib=_LIBRARY)
         return op
 
     return decorate
+
+
+def _zeros_unless_run(function: Callable[..., Any]) -> Callable[..., Any]:
+    """What ``function`` gives, or zeros where its kernels were only compiled: others may be indices out of bounds."""
+
+    @wraps(function)
+    def run(*arguments: Any, **options: Any) -> Any:
+        results = function(*arguments, **options)
+        if _ONLY_COMPILES.get():
+            for tensor in (results,) if isinstance(results, Tensor) else results:
+                tensor.zero_()
+        return results
+
+    return run
