@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from functools import lru_cache, partial, wraps
 from typing import Any, NamedTuple
@@ -53,7 +53,8 @@ class Config(NamedTuple):
 
 
 _LIBRARY = Library("mosso", "FRAGMENT")
-_ONLY_COMPILES: ContextVar[bool] = ContextVar("only_compiles", default=False)
+# Where kernels are compiled and not run: those, each with its device.
+_COMPILED: ContextVar[set[tuple[torch.device, Any]] | None] = ContextVar("compiled", default=None)
 
 
 def ceil_div(a: int, b: int) -> int:
@@ -72,13 +73,23 @@ def compiled_together() -> Iterator[None]:
 
     Ops give zeros. One that cannot be compiled is left to the launch that needs it, which will say so.
     """
-    # Kernels of a backward pass are launched from another thread else, which would know nothing of this.
-    with torch.autograd.set_multithreading_enabled(False), ThreadPoolExecutor() as pool, AsyncCompileMode(pool, ignore_errors=True):
-        before = _ONLY_COMPILES.set(True)
-        try:
-            yield
-        finally:
-            _ONLY_COMPILES.reset(before)
+    compiled: set[tuple[torch.device, Any]] = set()
+    with ThreadPoolExecutor() as pool:
+        # Kernels of a backward pass are launched from another thread else, which would know nothing of this.
+        with torch.autograd.set_multithreading_enabled(False), AsyncCompileMode(pool, ignore_errors=True):
+            before = _COMPILED.set(compiled)
+            try:
+                yield
+            finally:
+                _COMPILED.reset(before)
+        list(pool.map(_load, compiled))
+
+
+def _load(place: tuple[torch.device, Any]) -> None:
+    """Bring a kernel to the device. Triton 3.6 compiles C for that, what hands the arguments over, longer than most kernels take."""
+    device, kernel = place
+    with suppress(Exception), torch.cuda.device(device):
+        kernel.result(ignore_errors=True).run  # noqa: B018
 
 
 def launch(kernel: Any, grid: tuple[int, ...], *arguments: Any, **constants: Any) -> None:
@@ -97,10 +108,11 @@ def launch(kernel: Any, grid: tuple[int, ...], *arguments: Any, **constants: Any
             wrap_triton(kernel)[grid](*arguments, OVERLAPS=False, **constants)  # inductor wants every argument
             return
         constants |= overlapping(kernel, arguments[0].device)
-        if _ONLY_COMPILES.get():
-            kernel.warmup(*arguments, grid=grid, **constants)
-        else:
+        compiled = _COMPILED.get()
+        if compiled is None:
             kernel[grid](*arguments, **constants)
+        else:
+            compiled.add((arguments[0].device, kernel.warmup(*arguments, grid=grid, **constants)))
 
 
 def register(name: str, fake: Callable[..., Any] | None = None, *, opaque_before_2_12: bool = False) -> Callable[[Callable[..., Any]], Any]:
@@ -133,7 +145,7 @@ def _zeros_unless_run(function: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(function)
     def run(*arguments: Any, **options: Any) -> Any:
         results = function(*arguments, **options)
-        if _ONLY_COMPILES.get():
+        if _COMPILED.get() is not None:
             for tensor in (results,) if isinstance(results, Tensor) else results:
                 tensor.zero_()
         return results
