@@ -131,8 +131,9 @@ function lines(groups, { width, height = 320, field, xs, ys, xLabel, yLabel, des
     return end.atoms === last ? { ...point, x: point.x + 9, anchor: "start" }
       : { ...point, x: point.x + 6, y: point.y - 11, anchor: "end" };
   });
+  const early = labels.filter(({ anchor }) => anchor === "end").map((label) => ({ ...label, y: -label.y })); // these make room upwards
   const ends = [...apart(labels.filter(({ anchor }) => anchor === "start"), top, height - bottom),
-    ...labels.filter(({ anchor }) => anchor === "end")];
+    ...apart(early, bottom - height, -top).map((label) => ({ ...label, y: -label.y }))];
   const rows = groups.flatMap((group) => group.rows);
   const plot = picture({
     width, height, marginLeft: left, marginRight: right, marginTop: top, marginBottom: bottom, ariaLabel: describe,
