@@ -22,7 +22,7 @@ from mosso.math.horner import Horner, horner
 from mosso.math.irreps import num_components
 from mosso.models.base import species_index
 from mosso.models.mace import MACE, MACESpec
-from mosso.models.tabulated_mace import TabulatedMACE
+from mosso.models.tabulated_mace import MAX_MOMENTS, TabulatedMACE
 
 CUBIC = 4  # coefficients of a cubic
 
@@ -49,7 +49,7 @@ def size_of(potential: Potential, batch: Batch, graph: Graph) -> Size:
     present = SpeciesGroups.of(species_index(batch.numbers_N, potential.species)).present
     form, intervals = potential.evaluator, None
     if isinstance(form, TabulatedMACE) and form.for_species(present) is not potential.model:
-        intervals = form.tables(present).num_intervals
+        intervals = form.tables(present).radial.num_intervals
     return Size(batch.num_atoms, graph.num_edges, len(present), intervals, potential.precision.compute.itemsize)
 
 
@@ -87,12 +87,13 @@ def costs(spec: MACESpec, size: Size) -> Iterator[Cost]:
         degrees_in, degrees_out = spec.degrees_in(layer), spec.degrees_out(layer)
         rows_in, rows_out = num_components(degrees_in), num_components(degrees_out)
         paths = convolution_paths(degrees_in, spec.max_ell)
-        moments = tabulated and layer == 0  # the first layer is folded into sums over edges by species
-        if moments:
+        known = tabulated and layer == 0  # features that depend on the species alone are multiplied out at load
+        if known and size.species <= MAX_MOMENTS:
             yield from _radial_moments(components, spec.radial_mlp[-1], size)
             yield from _linear("first mix", components, (size.species * spec.radial_mlp[-1], channels), degrees, size)
         else:
-            yield from _linear(f"up {layer}", rows_in, (channels, channels), len(degrees_in), size)
+            if not known:
+                yield from _linear(f"up {layer}", rows_in, (channels, channels), len(degrees_in), size)
             if not tabulated:
                 yield from _radial_network(f"radial network {layer}", spec, len(paths), size)
             yield from _convolution(f"convolution {layer}", spec, rows_in, paths, size)
@@ -100,7 +101,7 @@ def costs(spec: MACESpec, size: Size) -> Iterator[Cost]:
             yield from _linear(f"mix {layer}", rows, (channels, channels), len(paths), size, rows_out=components)
         if not spec.interactions[layer].endswith("Residual"):
             yield from _linear(f"by species {layer}", components, (channels, channels), degrees * size.species, size)
-        elif not moments:
+        elif not known:
             kept = tuple(d for d in degrees_in if d in degrees_out)
             yield from _linear(f"residual {layer}", num_components(kept), (channels, channels), len(kept) * size.species, size)
         yield from _contraction(f"contraction {layer}", spec, layer, rows_out, size)

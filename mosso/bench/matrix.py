@@ -63,7 +63,11 @@ MATERIALS = frozenset({*range(1, 84), *range(89, 95)})
 _MOSSO = Competitor("mosso", ("auto",), ("eager", "stock", "stock-eager", "triton", "reference"))
 _MACE = (
     _MOSSO,
-    Competitor("mace-torch", ("e3nn", "e3nn-compiled", "cueq", "cueq-compiled", "oeq", "hybrid")),
+    Competitor(
+        "mace-torch",
+        ("e3nn", "e3nn-compiled", "cueq", "cueq-compiled", "oeq", "hybrid"),
+        ("e3nn-graphs", "cueq-graphs", "oeq-compiled", "oeq-graphs"),
+    ),
 )
 _NEQUIP = (Competitor("nequip", ("eager", "compiled", "aoti", "aoti-openequivariance", "aoti-cuequivariance")),)
 _ALLEGRO = (Competitor("nequip", ("eager", "compiled", "aoti", "aoti-triton", "aoti-cuequivariance")),)

@@ -2,6 +2,7 @@
 
 import warnings
 from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial, reduce
 from itertools import combinations_with_replacement
@@ -20,31 +21,47 @@ from mosso.math.tabulate import RadialFunction, choose_intervals, tabulate
 from mosso.models.base import Evaluator, NodeOutput
 from mosso.models.mace import MACE, Interaction
 
-# More species, or more kinds of pairs where each has tables of its own, are left to the stock form: sums over edges are kept for
-# every species of sender, and the tables of one kind of pair take tens of megabytes.
-MAX_SPECIES, MAX_KINDS = 16, 36
+# With more species the first layer is a convolution as the others are: moments are kept for every species of sender.
+MAX_MOMENTS = 16
+# More kinds of pairs, where each has tables of its own, are left to the stock form: those of one take tens of megabytes.
+MAX_KINDS = 36
 # Sets of species whose tables are kept when no system uses them.
 NUM_KEPT = 4
 
 
 @dataclass(frozen=True, eq=False)
-class Tables:
-    """What depends on the species of a system: their radial functions as piecewise cubics, and the matrices of the first layer.
+class Radial:
+    """Radial functions as piecewise cubics, the same for all species or block after block for each kind of pair.
 
     Attributes:
-        num_intervals: on [0, r_max); a block of num_intervals + 1 rows for each kind of pair.
-        moments_RQK: of the first layer: hidden functions, then the density function of each layer that has one.
-        weights_RPCQ: path weights of each later layer.
-        first_row_SS: (S, S) int32, first row of a pair of species; None where one block serves all.
-        first_mix: for each degree (S * K, C), from the moments of all species to the messages of the first layer.
-        residual_SC: (S, C) residual of the first layer; None without one.
+        num_intervals: on [0, r_max); a block has num_intervals + 1 rows.
+        sums_RQK: what the first layer sums over edges whatever the features of the sender: the hidden functions of its network
+            where it is made of moments, then the density function of each layer that has one.
+        weights_RPCQ: path weights of the layers that are convolutions, the last ones.
     """
 
     num_intervals: int
-    moments_RQK: Tensor
+    sums_RQK: Tensor
     weights_RPCQ: tuple[Tensor, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Tables:
+    """What depends on the species of a system.
+
+    Attributes:
+        radial: their radial functions.
+        first_row_SS: (S, S) int32, first row of a pair of species; None where one block serves all.
+        first_mix: for each degree (S * K, C), from the moments of all species to the messages of the first layer; empty where that
+            is a convolution.
+        x_SC: (S, C) what the neighbours see of an atom in the first layer.
+        residual_SC: (S, C) residual of the first layer; None without one.
+    """
+
+    radial: Radial
     first_row_SS: Tensor | None
     first_mix: tuple[Tensor, ...]
+    x_SC: Tensor
     residual_SC: Tensor | None
 
 
@@ -60,9 +77,9 @@ class TabulatedMACE(nn.Module):
 
     * Path weights depend on the distance alone (and on the two species where a distance transform uses their radii). They are
       piecewise cubics here, looked up per edge.
-    * Node features of the first layer depend on the species alone. Its sum over edges is taken of hidden radial functions
-      times harmonics for each species of sender; the last radial layer, ``linear_up`` and the mixing of paths follow as one
-      matrix per species and degree.
+    * Node features of the first layer depend on the species alone. Where these are few, its sum over edges is taken of hidden
+      radial functions times harmonics for each species of sender; the last radial layer, ``linear_up`` and the mixing of paths
+      follow as one matrix per species and degree.
     """
 
     def __init__(self, model: MACE) -> None:
@@ -74,7 +91,7 @@ class TabulatedMACE(nn.Module):
         # Tables live as long as an evaluator holds them: a CUDA graph may read them.
         self._tables: WeakValueDictionary[tuple[int, ...], Tables] = WeakValueDictionary()
         self._kept: deque[Tables] = deque(maxlen=NUM_KEPT)
-        self._common: tuple[int, Tensor, tuple[Tensor, ...]] | None = None
+        self._common: dict[bool, Radial] = {}
 
     def _apply(self, fn: Any, recurse: bool = True) -> "TabulatedMACE":
         self._forget()
@@ -83,11 +100,11 @@ class TabulatedMACE(nn.Module):
     def for_species(self, present: tuple[int, ...]) -> Evaluator:
         """The evaluator of systems made of the species ``present``; it holds their tables.
 
-        The stock form where they are too many for tables, or where its radial functions cannot be tabulated as accurately as the
-        policy asks, which a warning then says.
+        The stock form where their pairs are too many for tables, or where its radial functions cannot be tabulated as accurately as
+        the policy asks, which a warning then says.
         """
         num_kinds = 1 if self.spec.distance_transform == "none" else len(present) * (len(present) + 1) // 2
-        if not 0 < len(present) <= MAX_SPECIES or num_kinds > MAX_KINDS:
+        if not present or num_kinds > MAX_KINDS:
             return self.stock
         try:
             return partial(self._evaluate, self.tables(present))
@@ -123,44 +140,61 @@ class TabulatedMACE(nn.Module):
     ) -> NodeOutput:
         spec, stock = self.spec, self.stock
         groups = kernels.SpeciesGroups.of(species_N) if groups is None else groups
-        features_EJ, rows_E = kernels.edge_features(vectors_E3, spec.max_ell, spec.r_max, tables.num_intervals, self.precision.compute)
+        radial = tables.radial
+        features_EJ, rows_E = kernels.edge_features(vectors_E3, spec.max_ell, spec.r_max, radial.num_intervals, self.precision.compute)
         if tables.first_row_SS is not None:
             rows_E = rows_E + tables.first_row_SS[groups.group_N[graph.senders_E], groups.group_N[graph.receivers_E]]
         energies = []
         if spec.pair_repulsion:
             energies.append(stock.repulsion(vectors_E3, species_N, graph))
-        a_NMC, density = self._first_layer(features_EJ, rows_E, graph, groups, tables)
+        visits = kernels.visiting_order(rows_E, graph.senders_E, graph.receiver_offsets) if radial.weights_RPCQ else None
+        a_NMC, density = self._first_layer(features_EJ, rows_E, visits, graph, groups, tables)
         residual_NMC = None
-        visits = kernels.visiting_order(rows_E, graph.senders_E, graph.receiver_offsets) if spec.num_layers > 1 else None
         for layer, (product, readout) in enumerate(zip(stock.products, stock.readouts, strict=True)):
             h_NMC = product(a_NMC, residual_NMC, groups, tables.residual_SC if layer == 0 else None)
             energies.append(readout(h_NMC, head))
             if layer + 1 < spec.num_layers:
                 following = cast(Interaction, stock.interactions[layer + 1])
+                weights_RPCQ = radial.weights_RPCQ[layer + 1 - spec.num_layers]
                 sums_NKC = kernels.tabulated_convolution(
-                    following.up(h_NMC), features_EJ, rows_E, tables.weights_RPCQ[layer], *graph.rows,
-                    following.degrees_in, following.paths, visits,
-                )  # fmt: skip
+                    following.up(h_NMC), features_EJ, rows_E, weights_RPCQ, *graph.rows, following.degrees_in, following.paths, visits
+                )
                 a_NMC = following.messages(following.mix(sums_NKC), density.get(layer + 1), groups)
                 residual_NMC = following.kept(h_NMC, groups)
         return NodeOutput(stock.total_energy(reduce(add, energies), species_N, head), None)
 
     def _first_layer(
-        self, features_EJ: Tensor, rows_E: Tensor, graph: Graph, groups: kernels.SpeciesGroups, tables: Tables
+        self,
+        features_EJ: Tensor,
+        rows_E: Tensor,
+        visits: kernels.Visits | None,
+        graph: Graph,
+        groups: kernels.SpeciesGroups,
+        tables: Tables,
     ) -> tuple[Tensor, dict[int, Tensor]]:
         """(N, 16, C) messages of the first layer, and the (N, 1) density of each layer that has one."""
-        interaction = cast(Interaction, self.stock.interactions[0])
-        moments_NJZK = kernels.radial_moments(
-            features_EJ, rows_E, tables.moments_RQK, groups.group_N, len(groups.present),
-            graph.senders_E, graph.receivers_E, graph.receiver_offsets,
-        )  # fmt: skip
-        density = {}
-        for column, layer in enumerate(self._density_layers, start=self.spec.radial_mlp[-1]):
-            density[layer] = moments_NJZK[:, 0, :, column].sum(1, keepdim=True)
-        degrees = interaction.degrees_A
-        a_NMC = kernels.path_linear(
-            moments_NJZK.flatten(2), tables.first_mix, degrees, block_starts(degrees, degrees), self.precision.matmul
-        )
+        interaction, radial = cast(Interaction, self.stock.interactions[0]), tables.radial
+
+        def summed(group_N: Tensor, num_groups: int) -> Tensor:
+            edges = (graph.senders_E, graph.receivers_E, graph.receiver_offsets)
+            return kernels.radial_moments(features_EJ, rows_E, radial.sums_RQK, group_N, num_groups, *edges)
+
+        if tables.first_mix:
+            moments_NJZK = summed(groups.group_N, len(groups.present))
+            degrees = interaction.degrees_A
+            starts = block_starts(degrees, degrees)
+            a_NMC = kernels.path_linear(moments_NJZK.flatten(2), tables.first_mix, degrees, starts, self.precision.matmul)
+        else:
+            moments_NJZK = summed(torch.zeros_like(groups.group_N), 1) if self._density_layers else features_EJ.new_empty(0)
+            sums_NKC = kernels.tabulated_convolution(
+                tables.x_SC[groups.group_N].unsqueeze(1), features_EJ, rows_E, radial.weights_RPCQ[0], *graph.rows,
+                interaction.degrees_in, interaction.paths, visits,
+            )  # fmt: skip
+            a_NMC = interaction.mix(sums_NKC)
+        columns = range(-len(self._density_layers), 0)
+        density = {
+            layer: moments_NJZK[:, 0, :, column].sum(1, keepdim=True) for column, layer in zip(columns, self._density_layers, strict=True)
+        }
         return interaction.messages(a_NMC, density.get(0), groups), density
 
     @property
@@ -173,36 +207,38 @@ class TabulatedMACE(nn.Module):
 
     def _make_tables(self, present: tuple[int, ...]) -> Tables:
         precision, device = self.precision, self.device
+        moments = len(present) <= MAX_MOMENTS
         bonds, kind_SS = self._kinds_of_pairs(present)
         # Without a distance transform they are the same for all.
-        radial = self._common if kind_SS is None and self._common else self._radial_tables(bonds)
+        radial = self._common.get(moments) if kind_SS is None else None
+        if radial is None:
+            radial = self._radial_tables(bonds, moments)
         if kind_SS is None:
-            self._common = radial
-        num_intervals, moments_RQK, weights_RPCQ = radial
-        first_mix, residual_SC = self._fold_first_layer(present)
+            self._common[moments] = radial
+        x_SC, residual_SC = self._seen(present), self._first_residual(present)
         return Tables(
-            num_intervals,
-            moments_RQK,
-            weights_RPCQ,
-            None if kind_SS is None else (kind_SS * (num_intervals + 1)).to(device),
-            tuple(mix.to(device, precision.compute) for mix in first_mix),
+            radial,
+            None if kind_SS is None else (kind_SS * (radial.num_intervals + 1)).to(device),
+            tuple(mix.to(device, precision.compute) for mix in self._first_mix(x_SC)) if moments else (),
+            x_SC.to(device, precision.compute),
             None if residual_SC is None else residual_SC.to(device, precision.compute),
         )
 
-    def _radial_tables(self, bonds: list[Tensor | None]) -> tuple[int, Tensor, tuple[Tensor, ...]]:
-        """Number of intervals, moments and weights as in ``Tables``, block after block for each bond length."""
+    def _radial_tables(self, bonds: list[Tensor | None], moments: bool) -> Radial:
+        """Block after block for each bond length; ``moments``: whether the first layer is made of them."""
         spec, precision = self.spec, self.precision
-        functions = [[partial(self._radial, layer=layer, bond=bond) for bond in bonds] for layer in range(spec.num_layers)]
-        dtypes = [precision.compute, *[precision.table] * (spec.num_layers - 1)]
+        functions = [[partial(self._summed, bond=bond, moments=moments) for bond in bonds]]
+        functions += [[partial(self._path_weights, layer=layer, bond=bond) for bond in bonds] for layer in range(moments, spec.num_layers)]
+        dtypes = [precision.compute, *[precision.table] * (len(functions) - 1)]
         num_intervals = max(
             self._choose_intervals(function, dtype) for of_layer, dtype in zip(functions, dtypes, strict=True) for function in of_layer
         )
-        moments_RQK, *weights = (
+        sums_RQK, *weights = (
             torch.cat([tabulate(function, spec.r_max, num_intervals, self.device) for function in of_layer]).to(dtype)
             for of_layer, dtype in zip(functions, dtypes, strict=True)
         )
         by_path = tuple(table.unflatten(2, (-1, spec.num_channels)).permute(0, 2, 3, 1).contiguous() for table in weights)
-        return num_intervals, moments_RQK, by_path
+        return Radial(num_intervals, sums_RQK, by_path)
 
     def _choose_intervals(self, function: RadialFunction, dtype: torch.dtype) -> int:
         assert self.precision.table_error is not None
@@ -224,46 +260,56 @@ class TabulatedMACE(nn.Module):
             kind_SS[i, j] = kind_SS[j, i] = kind
         return [bond_SS[present[i], present[j]] for i, j in pairs], kind_SS
 
-    def _radial(self, distance_R: Tensor, layer: int, bond: Tensor | None) -> Tensor:
-        """(R, D) float64 functions of the distance (A) that are tabulated for a layer; for the first its hidden functions and
-        the densities of all layers."""
+    def _basis(self, distance_R: Tensor, bond: Tensor | None) -> tuple[Tensor, Tensor]:
+        """(R, K) float64 inputs of the radial networks at distances (A), and the (R, 1) factor on what comes out of them."""
         spec, stock = self.spec, self.stock
         envelope_R1 = polynomial_envelope(distance_R, spec.r_max, spec.num_polynomial_cutoff).unsqueeze(1)
         argument_R = distance_R if bond is None else agnesi_transform(distance_R, bond, *stock.agnesi)
         basis_RK = bessel_basis(argument_R, stock.radial_embedding.bessel_fn.bessel_weights, spec.r_max)
-        after_R1 = torch.ones_like(envelope_R1) if spec.apply_cutoff else envelope_R1
-        if spec.apply_cutoff:
-            basis_RK = basis_RK * envelope_R1
-        weights = self._radial_layers(layer)
-        if layer > 0:
-            return kernels.radial_mlp(basis_RK, weights, spec.activation_constant) * after_R1
-        hidden_RK = kernels.radial_mlp(basis_RK, weights[:-1], spec.activation_constant)
-        parts = [nn.functional.silu(hidden_RK) * spec.activation_constant]
-        for other in self._density_layers:
-            density_fn = cast(Interaction, stock.interactions[other]).density_fn
+        return (basis_RK * envelope_R1, torch.ones_like(envelope_R1)) if spec.apply_cutoff else (basis_RK, envelope_R1)
+
+    def _path_weights(self, distance_R: Tensor, layer: int, bond: Tensor | None) -> Tensor:
+        """(R, P * C) float64 radial weights of a layer."""
+        basis_RK, after_R1 = self._basis(distance_R, bond)
+        return kernels.radial_mlp(basis_RK, self._radial_layers(layer), self.spec.activation_constant) * after_R1
+
+    def _summed(self, distance_R: Tensor, bond: Tensor | None, moments: bool) -> Tensor:
+        """(R, K) float64, as ``Radial.sums_RQK``."""
+        basis_RK, after_R1 = self._basis(distance_R, bond)
+        parts = []
+        if moments:
+            hidden_RK = kernels.radial_mlp(basis_RK, self._radial_layers(0)[:-1], self.spec.activation_constant)
+            parts.append(nn.functional.silu(hidden_RK) * self.spec.activation_constant)
+        for layer in self._density_layers:
+            density_fn = cast(Interaction, self.stock.interactions[layer]).density_fn
             parts.append(kernels.radial_mlp(basis_RK, [density_fn.layer0.weight.double()], 1.0).square().tanh())
-        return torch.cat(parts, dim=1) * after_R1
+        return torch.cat(parts or [basis_RK[:, :0]], dim=1) * after_R1
 
     def _radial_layers(self, layer: int) -> list[Tensor]:
         """Stock weights of a radial network, float64."""
         network = self.stock.interactions[layer].conv_tp_weights
         return [getattr(network, f"layer{i}").weight.double() for i in range(len(self.spec.radial_mlp) + 1)]
 
-    def _fold_first_layer(self, present: tuple[int, ...]) -> tuple[list[Tensor], Tensor | None]:
-        """``Tables.first_mix`` and ``Tables.residual_SC`` in float64."""
-        interaction = cast(Interaction, self.stock.interactions[0])
-        folded = interaction.fold()
+    def _seen(self, present: tuple[int, ...]) -> Tensor:
+        """``Tables.x_SC`` in float64."""
         h_SC = self.stock.embedding()[list(present)].double()
-        x_SC = h_SC @ folded.up[0].double()
+        return h_SC @ cast(Interaction, self.stock.interactions[0]).fold().up[0].double()
+
+    def _first_mix(self, x_SC: Tensor) -> Iterator[Tensor]:
+        """``Tables.first_mix`` in float64."""
+        interaction = cast(Interaction, self.stock.interactions[0])
         last_KPC = self._radial_layers(0)[-1].unflatten(1, (len(interaction.paths), -1)) / self.spec.radial_mlp[-1] ** 0.5
-        mixes = []
-        for p, (path, mix) in enumerate(zip(interaction.paths, folded.mix, strict=True)):
+        for p, (path, mix) in enumerate(zip(interaction.paths, interaction.fold().mix, strict=True)):
             # Scalars couple with degree l to degree l as one times a constant.
             factor = float(path.coupling[0, 0, 0])
             functions_SKC = factor * last_KPC[:, p] * x_SC.unsqueeze(1)
             mix_SKC = functions_SKC @ mix.double()
-            mixes.append(nn.functional.pad(mix_SKC, (0, 0, 0, len(self._density_layers))).flatten(0, 1))
-        residual_SC = None
-        if interaction.residual:
-            residual_SC = torch.einsum("sc,scd->sd", h_SC, folded.skip[0][list(present)].double())
-        return mixes, residual_SC
+            yield nn.functional.pad(mix_SKC, (0, 0, 0, len(self._density_layers))).flatten(0, 1)
+
+    def _first_residual(self, present: tuple[int, ...]) -> Tensor | None:
+        """``Tables.residual_SC`` in float64."""
+        interaction = cast(Interaction, self.stock.interactions[0])
+        if not interaction.residual:
+            return None
+        h_SC = self.stock.embedding()[list(present)].double()
+        return torch.einsum("sc,scd->sd", h_SC, interaction.fold().skip[0][list(present)].double())

@@ -140,6 +140,14 @@ def test_numbers_twice_as_long_move_twice_as_much() -> None:
     assert double.bytes == 2 * single.bytes
 
 
+def test_first_layer_of_many_species_is_a_convolution() -> None:
+    few, many = (by_name(replace(SIZE, species=count)) for count in (16, 17))
+    assert ("radial moments", "forward") in few and ("convolution 0", "forward") not in few
+    assert ("radial moments", "forward") not in many and ("up 0", "forward") not in many
+    # of degree 0: a cubic and its path for each of four degrees, and the harmonics but the first times it
+    assert many["convolution 0", "forward"].flops == 2 * (4 * 3 + 1 + 3 + 5 + 7 + 3) * 158_000 * 128
+
+
 def test_layers_without_residual_mix_messages_by_species() -> None:
     plain = replace(MP0_MEDIUM, interactions=("RealAgnostic", "RealAgnosticResidual"))
     found = {(cost.op, cost.direction) for cost in costs(plain, SIZE)}

@@ -32,8 +32,11 @@ def difference(found: torch.Tensor, wanted: torch.Tensor) -> float:
     return float((found - wanted).norm() / wanted.norm())
 
 
+@pytest.mark.parametrize("moments", [16, 1], ids=["moments", "convolution"])
 @pytest.mark.parametrize("name", list(zoo.SPECS))
-def test_agrees_with_the_stock_form_within_the_error_of_the_tables(name: str) -> None:
+def test_agrees_with_the_stock_form_within_the_error_of_the_tables(name: str, moments: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where there are so many species that the first layer is a convolution."""
+    monkeypatch.setattr(tabulated_mace, "MAX_MOMENTS", moments)
     potential = Potential(zoo.checkpoint(name), precision=TABULATED, head=zoo.SPECS[name].heads[-1])
     found, wanted = evaluate(potential, True), evaluate(potential, False)
     torch.testing.assert_close(found.energy, wanted.energy, rtol=1e-9, atol=1e-9)
@@ -42,8 +45,10 @@ def test_agrees_with_the_stock_form_within_the_error_of_the_tables(name: str) ->
     assert difference(found.stress[solid], wanted.stress[solid]) < 2e-7
 
 
+@pytest.mark.parametrize("moments", [16, 1], ids=["moments", "convolution"])
 @pytest.mark.parametrize("name", ["mace-residual-first", "mace-density-agnesi-zbl"])
-def test_float32_is_faithful(name: str) -> None:
+def test_float32_is_faithful(name: str, moments: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tabulated_mace, "MAX_MOMENTS", moments)
     found = evaluate(zoo.potential(name, "fp32"), True)
     wanted = evaluate(zoo.potential(name, "fp64"), False)
     assert difference(found.forces, wanted.forces) < 1e-6
@@ -75,8 +80,18 @@ def test_what_tables_cannot_do_is_left_to_the_stock_form(monkeypatch: pytest.Mon
     form = TabulatedMACE(potential.model)
     with pytest.warns(UserWarning, match="cannot be tabulated within 1e-15, as fp64 asks: using the radial networks themselves"):
         assert form.for_species((0, 2)) is potential.model
-    monkeypatch.setattr(tabulated_mace, "MAX_SPECIES", 1)
-    assert form.for_species((0, 2)) is potential.model
+
+
+def test_many_species_make_the_first_layer_a_convolution(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a mixture where a distance transform gives pairs tables of their own, the stock form does all."""
+    for name, few in (("mace-density-agnesi-zbl", 2), ("mace-plain", 2), ("mace-degree-3-three-layers", 1)):
+        potential = Potential(zoo.checkpoint(name), precision=TABULATED, head=zoo.SPECS[name].heads[-1])
+        monkeypatch.setattr(tabulated_mace, "MAX_MOMENTS", few)
+        form = TabulatedMACE(potential.model)
+        assert form.tables((0, 1, 2)).first_mix == () and form.tables((0,)).first_mix
+    monkeypatch.setattr(tabulated_mace, "MAX_KINDS", 3)
+    form = TabulatedMACE(zoo.potential("mace-density-agnesi-zbl", "fp32").model)
+    assert form.for_species((0, 1, 2)) is form.stock and form.for_species((0, 1)) is not form.stock
 
 
 def test_tables_live_as_long_as_an_evaluator_needs_them() -> None:

@@ -151,7 +151,7 @@ def test_dynamics_are_those_of_the_package(inputs: str, monkeypatch: pytest.Monk
 
     monkeypatch.setattr(Springs, "dynamics", own, raising=False)
     found = dynamics(server, steps=20, warm_up=5)
-    assert 1.0 <= found["ms"][0] < 3.0
+    assert 1.0 <= found["ms"][0] < 8.0  # it would be 11 with the start, and sleep comes late on a busy machine
     assert found["steps"] >= 20 and found["warm_up"] >= 8
 
 
