@@ -141,7 +141,8 @@ class Adapter:
         self.stress = stress
         # Merged experts serve one composition, padded batches one number of atoms.
         wanted = (stress, len(structures.numbers), tuple(np.bincount(structures.numbers)) if self.fast else ())
-        if wanted != self.unit_for:
+        fresh = wanted != self.unit_for
+        if fresh:
             self.unit, self.unit_for = self._predict_unit(stress, max_atoms=len(structures.numbers), external=not self.attention), wanted
         items = [AtomicData.from_ase(atoms, task_name=self.dataset, target_dtype=torch.float64) for atoms in structures.atoms()]
         self.data = atomicdata_list_to_batch(items).to(self.device)
@@ -154,6 +155,9 @@ class Adapter:
         if self.attention:
             return None
         self.search()
+        if fresh and self.fast:
+            # The first call merges the experts, which are on the host until then and expect the atoms there.
+            self.unit.predict(self.data.clone().cpu())
         return self.data.edge_index.shape[1]
 
     def place(self, positions):
