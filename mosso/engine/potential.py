@@ -85,6 +85,7 @@ class Potential:
         precision: the policy every result names.
         device: where it computes.
         head: the readout head in use.
+        compiled: choices of outputs and sizes whose kernels have been compiled; kernels are cut by size.
     """
 
     def __init__(
@@ -103,7 +104,6 @@ class Potential:
         self.model = build(checkpoint.architecture, checkpoint.spec, checkpoint.tensors, self.precision).to(self.device)
         self.evaluator = evaluation_form(self.model, self.device)
         self.head = self._choose_head(head)
-        # For what choices of outputs and sizes kernels have been compiled; they are cut by size.
         self.compiled: set[tuple[int, ...]] = set()
 
     def _choose_head(self, head: str | None) -> str:
