@@ -1,6 +1,7 @@
-"""Elements of PDB files that leave the element column empty: what residues tell of the names of their atoms.
+"""PDB files as ASE's reader wants them: every atom with its element, every model with its cell and an end.
 
-By its name alone CA is an alpha carbon or calcium, HG a hydrogen or mercury; the residue decides.
+Elements of files that leave the element column empty follow from the residues: by its name alone CA is an alpha carbon or calcium, HG
+a hydrogen or mercury.
 """
 
 from collections.abc import Container, Iterable, Iterator
@@ -21,6 +22,7 @@ _ENDS = {end + residue for residue in _AMINO_ACIDS for end in "NC"} | {base + en
 _WATER = _words("HOH WAT H2O SOL SPC TIP TIP3 TP3")
 _NAMED_BY_FIRST_LETTER = _AMINO_ACIDS | _CAPS | _BASES | _words("ADE CYT GUA THY URA") | _ENDS | _WATER
 _SELENIUM = _words("MSE SEC")
+_NO_CRYSTAL = ["1.000"] * 3 + ["90.00"] * 3
 
 _IONS = {ion.upper(): ion for ion in _words("Li Na K Rb Cs Mg Ca Sr Ba Al Cr Mn Fe Co Ni Cu Zn Ag Cd Hg Pb F Cl Br I")}
 _IONS |= {"LIT": "Li", "SOD": "Na", "POT": "K", "RUB": "Rb", "CES": "Cs", "CAL": "Ca", "BAR": "Ba", "CLA": "Cl"}  # names of CHARMM
@@ -54,6 +56,28 @@ def complete_elements(lines: Iterable[str], symbols: Container[str]) -> Iterator
             )
         text = line.rstrip("\r\n")
         yield f"{text[:76]:<76}{symbol:>2}{text[78:]}\n"
+
+
+def complete_models(lines: Iterable[str]) -> Iterator[str]:
+    """The lines of a PDB file, in which a cell stands before the atoms of every model it is for, and one END behind them.
+
+    The format gives one CRYST1 to all models; the unit cube there says that there is no crystal (wwPDB format 3.3, CRYST1).
+    """
+    cell, inside = "", False
+    for line in lines:
+        if line.startswith("CRYST1"):
+            cell = "" if line[6:54].split() == _NO_CRYSTAL else line
+            continue
+        if line.startswith(("ATOM", "HETATM")) and not inside:
+            inside = True
+            yield cell
+        if line.startswith("END"):
+            if not inside:
+                continue
+            inside = False
+        yield line
+    if inside:
+        yield "END\n"
 
 
 def _element(name: str, residue: str) -> str | None:

@@ -19,7 +19,7 @@ from ase.io.formats import UnknownFileTypeError, filetype, open_with_compression
 from ase.stress import voigt_6_to_full_3x3_stress
 from ase.utils import string2index
 
-from mosso.data.pdb import UnknownElement, complete_elements
+from mosso.data.pdb import UnknownElement, complete_elements, complete_models
 from mosso.data.structure import Structure
 
 LABELS = ("energy", "forces", "stress")
@@ -39,7 +39,8 @@ def read_structures(
     values, the per-atom columns and the calculator results, by that name; every frame must have it, except that
     frames not periodic in three directions need no stress. Total charge and spin multiplicity come from the per-frame
     values ``charge`` or ``total_charge``, ``spin`` or ``multiplicity``. Atoms held
-    by ASE's FixAtoms stay fixed; other constraints are not read. Elements that a PDB file leaves out follow from its residues.
+    by ASE's FixAtoms stay fixed; other constraints are not read. Elements that a PDB file leaves out follow from its residues;
+    its cell is that of all its models, the unit cube none.
 
     Args:
         path: the file.
@@ -148,13 +149,14 @@ def _is_empty_archive(path: Path) -> bool:
 
 
 def _read_file(path: Path, index: int | slice) -> Atoms | list[Atoms]:
-    """Frames by ``ase.io.read``. Elements that a PDB file leaves out are filled in before, since ASE guesses them from names of atoms."""
+    """Frames by ``ase.io.read``. What a PDB file leaves out is filled in before: ASE guesses elements from names of atoms, takes a cell
+    for that of the next model alone, and makes one without atoms where END follows ENDMDL."""
     name = str(path)
     file_format = filetype(name)
     if file_format != "proteindatabank":
         return ase.io.read(name, index, format=file_format, do_not_split_by_at_sign=True)
     with open_with_compression(name) as file:
-        completed = StringIO("".join(complete_elements(file, chemical_symbols)))
+        completed = StringIO("".join(complete_models(complete_elements(file, chemical_symbols))))
     return ase.io.read(completed, index, format=file_format)
 
 

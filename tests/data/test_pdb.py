@@ -1,4 +1,4 @@
-"""Elements of PDB files without an element column: by residue, in every model, or one clear sentence."""
+"""Elements of PDB files without an element column: by residue, in every model, or one clear sentence; models and their cells."""
 
 import gzip
 from collections import Counter
@@ -83,8 +83,27 @@ def test_every_model(tmp_path: Path, name: str) -> None:
     path.write_bytes(gzip.compress(content) if name.endswith("gz") else content)
     structures = read_structures(path)
     assert [list(structure.numbers) for structure in structures] == [[6, 1]] * 3
-    assert np.allclose(structures[0].cell, np.diag([30.0, 40.0, 50.0])) and structures[0].pbc.all()
+    for structure in structures:
+        assert np.allclose(structure.cell, np.diag([30.0, 40.0, 50.0])) and structure.pbc.all()
     assert list(read_structures(path, -1)[0].numbers) == [6, 1]
+
+
+def cell_of(*lengths: float) -> str:
+    return "CRYST1" + "".join(f"{length:9.3f}" for length in lengths) + 3 * "  90.00" + " P 1           1\n"
+
+
+def test_cells_and_ends_of_models(tmp_path: Path) -> None:
+    """Cells that change, as of a simulation at constant pressure; END behind the last ENDMDL; an end that is missing."""
+    atoms, path = atom("CA", "GLY"), tmp_path / "a.pdb"
+    path.write_text(cell_of(30, 30, 30) + atoms + "END\n" + cell_of(31, 31, 31) + atoms + "ENDMDL\nEND\n" + atoms)
+    assert [structure.cell[0, 0] for structure in read_structures(path)] == [30.0, 31.0, 31.0]
+
+
+def test_the_unit_cube_is_no_crystal(tmp_path: Path) -> None:
+    """As structures from electron microscopy and magnetic resonance have it."""
+    path = tmp_path / "a.pdb"
+    path.write_text(cell_of(1, 1, 1) + 2 * ("MODEL\n" + atom("CA", "GLY") + "ENDMDL\n"))
+    assert [structure.pbc.any() for structure in read_structures(path)] == [False, False]
 
 
 @pytest.mark.parametrize(
