@@ -2,7 +2,6 @@
 
 import warnings
 from collections import deque
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial, reduce
 from itertools import combinations_with_replacement
@@ -184,18 +183,20 @@ class TabulatedMACE(nn.Module):
             degrees = interaction.degrees_A
             starts = block_starts(degrees, degrees)
             a_NMC = kernels.path_linear(moments_NJZK.flatten(2), tables.first_mix, degrees, starts, self.precision.matmul)
+            density = self._densities(moments_NJZK)
         else:
-            moments_NJZK = summed(torch.zeros_like(groups.group_N), 1) if self._density_layers else features_EJ.new_empty(0)
+            density = self._densities(summed(torch.zeros_like(groups.group_N), 1)) if self._density_layers else {}
             sums_NKC = kernels.tabulated_convolution(
                 tables.x_SC[groups.group_N].unsqueeze(1), features_EJ, rows_E, radial.weights_RPCQ[0], *graph.rows,
                 interaction.degrees_in, interaction.paths, visits,
             )  # fmt: skip
             a_NMC = interaction.mix(sums_NKC)
-        columns = range(-len(self._density_layers), 0)
-        density = {
-            layer: moments_NJZK[:, 0, :, column].sum(1, keepdim=True) for column, layer in zip(columns, self._density_layers, strict=True)
-        }
         return interaction.messages(a_NMC, density.get(0), groups), density
+
+    def _densities(self, sums_NJZK: Tensor) -> dict[int, Tensor]:
+        """(N, 1) for each layer that has a density: the last of what is summed, from senders of all species, times one."""
+        layers = self._density_layers
+        return {layer: sums_NJZK[:, 0, :, place - len(layers)].sum(1, keepdim=True) for place, layer in enumerate(layers)}
 
     @property
     def device(self) -> torch.device:
@@ -215,11 +216,11 @@ class TabulatedMACE(nn.Module):
             radial = self._radial_tables(bonds, moments)
         if kind_SS is None:
             self._common[moments] = radial
-        x_SC, residual_SC = self._seen(present), self._first_residual(present)
+        x_SC, first_mix, residual_SC = self._fold_first_layer(present, moments)
         return Tables(
             radial,
             None if kind_SS is None else (kind_SS * (radial.num_intervals + 1)).to(device),
-            tuple(mix.to(device, precision.compute) for mix in self._first_mix(x_SC)) if moments else (),
+            tuple(mix.to(device, precision.compute) for mix in first_mix),
             x_SC.to(device, precision.compute),
             None if residual_SC is None else residual_SC.to(device, precision.compute),
         )
@@ -228,7 +229,9 @@ class TabulatedMACE(nn.Module):
         """Block after block for each bond length; ``moments``: whether the first layer is made of them."""
         spec, precision = self.spec, self.precision
         functions = [[partial(self._summed, bond=bond, moments=moments) for bond in bonds]]
-        functions += [[partial(self._path_weights, layer=layer, bond=bond) for bond in bonds] for layer in range(moments, spec.num_layers)]
+        functions += [
+            [partial(self._path_weights, layer=layer, bond=bond) for bond in bonds] for layer in range(int(moments), spec.num_layers)
+        ]
         dtypes = [precision.compute, *[precision.table] * (len(functions) - 1)]
         num_intervals = max(
             self._choose_intervals(function, dtype) for of_layer, dtype in zip(functions, dtypes, strict=True) for function in of_layer
@@ -290,26 +293,25 @@ class TabulatedMACE(nn.Module):
         network = self.stock.interactions[layer].conv_tp_weights
         return [getattr(network, f"layer{i}").weight.double() for i in range(len(self.spec.radial_mlp) + 1)]
 
-    def _seen(self, present: tuple[int, ...]) -> Tensor:
-        """``Tables.x_SC`` in float64."""
-        h_SC = self.stock.embedding()[list(present)].double()
-        return h_SC @ cast(Interaction, self.stock.interactions[0]).fold().up[0].double()
-
-    def _first_mix(self, x_SC: Tensor) -> Iterator[Tensor]:
-        """``Tables.first_mix`` in float64."""
+    def _fold_first_layer(self, present: tuple[int, ...], moments: bool) -> tuple[Tensor, list[Tensor], Tensor | None]:
+        """``Tables.x_SC``, ``first_mix`` and ``residual_SC`` in float64."""
         interaction = cast(Interaction, self.stock.interactions[0])
-        last_KPC = self._radial_layers(0)[-1].unflatten(1, (len(interaction.paths), -1)) / self.spec.radial_mlp[-1] ** 0.5
-        for p, (path, mix) in enumerate(zip(interaction.paths, interaction.fold().mix, strict=True)):
+        folded = interaction.fold()
+        h_SC = self.stock.embedding()[list(present)].double()
+        x_SC = h_SC @ folded.up[0].double()
+        residual_SC = None
+        if interaction.residual:
+            residual_SC = torch.einsum("sc,scd->sd", h_SC, folded.skip[0][list(present)].double())
+        return x_SC, self._first_mix(x_SC, folded.mix) if moments else [], residual_SC
+
+    def _first_mix(self, x_SC: Tensor, mixes: list[Tensor]) -> list[Tensor]:
+        paths = cast(Interaction, self.stock.interactions[0]).paths
+        last_KPC = self._radial_layers(0)[-1].unflatten(1, (len(paths), -1)) / self.spec.radial_mlp[-1] ** 0.5
+        found = []
+        for p, (path, mix) in enumerate(zip(paths, mixes, strict=True)):
             # Scalars couple with degree l to degree l as one times a constant.
             factor = float(path.coupling[0, 0, 0])
             functions_SKC = factor * last_KPC[:, p] * x_SC.unsqueeze(1)
             mix_SKC = functions_SKC @ mix.double()
-            yield nn.functional.pad(mix_SKC, (0, 0, 0, len(self._density_layers))).flatten(0, 1)
-
-    def _first_residual(self, present: tuple[int, ...]) -> Tensor | None:
-        """``Tables.residual_SC`` in float64."""
-        interaction = cast(Interaction, self.stock.interactions[0])
-        if not interaction.residual:
-            return None
-        h_SC = self.stock.embedding()[list(present)].double()
-        return torch.einsum("sc,scd->sd", h_SC, interaction.fold().skip[0][list(present)].double())
+            found.append(nn.functional.pad(mix_SKC, (0, 0, 0, len(self._density_layers))).flatten(0, 1))
+        return found

@@ -157,6 +157,18 @@ def test_missing_and_foreign_files(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["weights.h5"]
 
 
+def test_kernels_are_compiled_once_for_a_choice_of_outputs_and_a_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On CUDA devices all at once, which is left out elsewhere; what is compiled for is asked for here."""
+    asked = []
+    monkeypatch.setattr("mosso.kernels.compile_together", lambda compute, device: asked.append((compute().stress is not None, device.type)))
+    pot = potential("mace-plain", "fp32")
+    for structure in (water_box(1), water_box(1), water_box(2)):
+        batch = pot.batch([structure])
+        for stress in (False, True, True):
+            pot.evaluate(batch, pot.graph(batch), stress=stress)
+    assert asked == [(False, "cpu"), (True, "cpu")] * 2
+
+
 def test_a_bound_potential_is_the_potential_for_its_atoms() -> None:
     made = potential("mace-zbl-unscaled")
     batch = made.batch([water_box(2, seed=1), Structure.of(molecule("H2O"))])

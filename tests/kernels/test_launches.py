@@ -83,7 +83,7 @@ def test_kernels_are_compiled_and_not_run_in_between(monkeypatch: pytest.MonkeyP
     kernel, x = Noted(), torch.ones(3, requires_grad=True)
 
     class Op(torch.autograd.Function):
-        """Launches in the backward pass too, which has a thread of its own for every device."""
+        """Launches in the backward pass too, which on a GPU would have a thread of its own (tests/gpu/test_compiling.py)."""
 
         @staticmethod
         def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:

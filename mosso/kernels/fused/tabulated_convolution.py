@@ -98,6 +98,7 @@ def _forward(
 
 
 def _edges_at_once(num_edges: int, bytes_of_edge: int) -> int:
+    """How many edges of a graph there is scratch for; one at least."""
     least, most = SCRATCH_BYTES
     return max(1, min(most, max(least, num_edges * bytes_of_edge // SCRATCH_SHARE)) // bytes_of_edge)
 

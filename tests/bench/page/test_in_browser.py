@@ -41,6 +41,22 @@ def test_it_opens_quietly_and_asks_for_nothing(show: Show, whole_page: Path) -> 
         assert count(browser, f"#{section} .chart svg text") > 3, section
 
 
+def test_names_of_lines_that_stop_early_do_not_cover_each_other(show: Show) -> None:
+    """Two that end near each other in time, though not in size."""
+    last = {("mosso", "captured"): (24000, 16.0), ("alpha", "plain"): (3000, 172.0), ("alpha", "fused"): (5184, 169.0)}
+    rows = [
+        made_up.row(package=package, backend=backend, system=f"W{atoms}", atoms=atoms, ms=ms, ms_low=ms, ms_high=ms)
+        for (package, backend), (most, slowest) in last.items()
+        for atoms, ms in ((192, slowest / 9), (648, slowest / 4), (most, slowest))
+    ]
+    browser = show(Results({"rows": rows}, []))
+    boxes = browser.run("""[...document.querySelectorAll("#scaling svg text")].filter((text) => text.textContent.startsWith("alpha"))
+      .map((text) => text.getBoundingClientRect()).map((box) => [box.left, box.right, box.top, box.bottom])""")
+    (left, right, top, bottom), (other_left, other_right, other_top, other_bottom) = boxes
+    assert left < other_right and other_left < right, "side by side, so that only their height keeps them apart"
+    assert bottom <= other_top + 2 or other_bottom <= top + 2
+
+
 def test_charts_show_what_the_rows_say(show: Show) -> None:
     rows = [made_up.row(ms=2.0, ms_low=1.9, ms_high=2.1, rounds=None), made_up.row(package="alpha", backend="plain", ms=1.0, rounds=None)]
     browser = show(Results({"rows": rows}, []))
