@@ -197,6 +197,8 @@ class Adapter:
         }
 
     def evaluate(self) -> dict[str, torch.Tensor]:
+        if self.mode == COMPILE_MODES["graphs"]:  # else a graph is recorded anew while an answer of before is kept
+            torch.compiler.cudagraph_mark_step_begin()
         data = self.graph | {"positions": self.positions}  # a new one, because mace writes strained positions and shifts into it
         if self.stress and self.mode is not None and not self.differentiated_inside:
             num_systems = len(data["ptr"]) - 1
