@@ -65,8 +65,8 @@ _MACE = (
     _MOSSO,
     Competitor(
         "mace-torch",
-        ("e3nn", "e3nn-compiled", "cueq", "cueq-compiled", "oeq", "hybrid"),
-        ("e3nn-graphs", "cueq-graphs", "oeq-compiled", "oeq-graphs"),
+        ("e3nn", "e3nn-compiled", "e3nn-graphs", "cueq", "cueq-compiled", "cueq-graphs", "oeq", "oeq-compiled", "hybrid"),
+        ("oeq-graphs",),
     ),
 )
 _NEQUIP = (Competitor("nequip", ("eager", "compiled", "aoti", "aoti-openequivariance", "aoti-cuequivariance")),)

@@ -109,6 +109,11 @@ class CapturedPotential:
         return self._recording.replay(batch, graph)
 
 
+def room_for(graph: Graph) -> int:
+    """Edges that a recording is made for: with headroom, unless whoever made the graph has left some."""
+    return max(graph.capacity if graph.num_edges < graph.capacity else int(HEADROOM * graph.capacity), 1)
+
+
 class _Recording:
     """A captured graph with its input and output buffers."""
 
@@ -117,7 +122,7 @@ class _Recording:
         self.given: Graph | None = None  # whose edges are in the buffers
         self.numbers_N = batch.numbers_N
         self.batch = replace(batch, positions_N3=batch.positions_N3.clone(), cell_B33=batch.cell_B33.clone())
-        padded = graph.padded(max(int(HEADROOM * graph.capacity), 1)) if batch.num_atoms else graph
+        padded = graph.padded(room_for(graph)) if batch.num_atoms else graph
         # Not the number of edges at recording: it is read from the row offsets at every replay.
         copies = {f.name: getattr(padded, f.name).clone() for f in fields(Graph) if isinstance(getattr(padded, f.name), Tensor)}
         self.graph = replace(padded, **copies, num_edges=0)

@@ -212,7 +212,7 @@ def _no_edges(batch: Batch, capacity: int) -> Edges:
     return Edges(
         senders_E=ends[0],
         receivers_E=ends[1],
-        shifts_E3=ends.new_zeros(capacity, 3),
+        shifts_E3=ends.new_zeros(capacity, 3, dtype=torch.int32),
         offsets=ends.new_zeros(batch.num_atoms + 1),
         transpose_E=torch.arange(capacity, device=ends.device),
     )

@@ -19,7 +19,7 @@ class Graph:
 
     Attributes:
         senders_E, receivers_E: (E,) int64; receivers ascending.
-        shifts_E3: (E, 3) int64, lattice translations of the edge.
+        shifts_E3: (E, 3) int32, lattice translations of the edge.
         receiver_offsets: (N + 1,) int64; edges into atom n are receiver_offsets[n]:receiver_offsets[n+1].
         transpose_E: (E,) int64, edge order sorted by sender (stable), for sums over outgoing edges.
         sender_offsets: (N + 1,) int64; edges out of atom n are transpose_E[sender_offsets[n]:sender_offsets[n+1]].
@@ -57,7 +57,7 @@ class Graph:
         return Graph(
             senders_E=senders_E,
             receivers_E=receivers_E,
-            shifts_E3=shifts_E3,
+            shifts_E3=_translations(shifts_E3),
             receiver_offsets=_row_offsets(receivers_E, num_atoms),
             transpose_E=torch.argsort(senders_E, stable=True),
             sender_offsets=_row_offsets(senders_E, num_atoms),
@@ -120,6 +120,7 @@ def _unique_order(senders_E: Tensor, receivers_E: Tensor, shifts_E3: Tensor, num
     """(E,) int64, the order by receiver, then sender, then shift."""
     if senders_E.shape[0] == 0:
         return torch.zeros_like(senders_E)
+    shifts_E3 = shifts_E3.long()  # differences of two need more bits
     low, high = shifts_E3.amin(0), shifts_E3.amax(0)
     spans = [int(span) for span in (high - low + 1).tolist()]
     if num_atoms**2 * spans[0] * spans[1] * spans[2] < 2**63:  # one number per edge: one sort instead of five
@@ -131,6 +132,13 @@ def _unique_order(senders_E: Tensor, receivers_E: Tensor, shifts_E3: Tensor, num
     for key_E in (shifts_E3[:, 2], shifts_E3[:, 1], shifts_E3[:, 0], senders_E, receivers_E):
         order = order[torch.argsort(key_E[order], stable=True)]
     return order
+
+
+def _translations(shifts_E3: Tensor) -> Tensor:
+    """(E, 3) int32; a ValueError where they do not fit."""
+    if shifts_E3.numel() and int(shifts_E3.abs().max()) >= 2**31:
+        raise ValueError("Neighbours are more than 2^31 cells apart as their positions are given: wrap the positions into the cell.")
+    return shifts_E3.to(torch.int32)
 
 
 def _row_offsets(rows_E: Tensor, num_rows: int) -> Tensor:

@@ -155,10 +155,13 @@ class TabulatedMACE(nn.Module):
             if layer + 1 < spec.num_layers:
                 following = cast(Interaction, stock.interactions[layer + 1])
                 weights_RPCQ = radial.weights_RPCQ[layer + 1 - spec.num_layers]
-                sums_NKC = kernels.tabulated_convolution(
-                    following.up(h_NMC), features_EJ, rows_E, weights_RPCQ, *graph.rows, following.degrees_in, following.paths, visits
+                # The sums have no name: nothing of an evaluation takes more memory, and nobody needs them once they are mixed.
+                a_NMC = following.mix(
+                    kernels.tabulated_convolution(
+                        following.up(h_NMC), features_EJ, rows_E, weights_RPCQ, *graph.rows, following.degrees_in, following.paths, visits
+                    )
                 )
-                a_NMC = following.messages(following.mix(sums_NKC), density.get(layer + 1), groups)
+                a_NMC = following.messages(a_NMC, density.get(layer + 1), groups)
                 residual_NMC = following.kept(h_NMC, groups)
         return NodeOutput(stock.total_energy(reduce(add, energies), species_N, head), None)
 

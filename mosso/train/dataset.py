@@ -99,7 +99,7 @@ class Dataset:
         graph = Graph(
             senders_E=self._senders_E[source_E] - atom_shift_E,
             receivers_E=self._receivers_E[source_E] - atom_shift_E,
-            shifts_E3=source_E.new_zeros((num_edges, 3)) if self._shifts_E3 is None else self._shifts_E3[source_E].to(torch.int64),
+            shifts_E3=source_E.new_zeros((num_edges, 3), dtype=torch.int32) if self._shifts_E3 is None else self._shifts_E3[source_E],
             receiver_offsets=torch.cat([self._receiver_offsets[source_N] - edge_shift_N, end]),
             transpose_E=self._transpose_E[source_E] - edge_shift_E,
             sender_offsets=torch.cat([self._sender_offsets[source_N] - edge_shift_N, end]),

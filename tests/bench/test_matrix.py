@@ -118,8 +118,9 @@ def test_the_table_of_mace_has_its_rows() -> None:
     assert {case[:4] for case in found} >= set(TARGETS), "every time aimed at is measured"
     medium = "mace-mp0-medium"
     backends = {size: {case[4] for case in found if case[:2] == (medium, size)} for size in ("Cu64", "W3000", "W24000", "W98304")}
-    assert backends["Cu64"] == backends["W3000"] == {"auto", "stock", "e3nn", "cueq"}
-    assert backends["W24000"] == backends["W98304"] == {"auto", "stock", "cueq"}
+    assert backends["Cu64"] == backends["W3000"] == {"auto", "stock", "e3nn", "cueq", "cueq-graphs"}
+    assert backends["W24000"] == {"auto", "stock", "cueq", "cueq-graphs"}
+    assert backends["W98304"] == {"auto", "stock", "cueq", "cueq-compiled"}
     assert {case[3] for case in found if case[1] == "W648"} == {"md", "md-ase"}
     assert {case[4] for case in found if case[3] == "largest"} == {"eager", "cueq"}
 

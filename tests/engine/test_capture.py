@@ -7,7 +7,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from mosso.engine.capture import copy_all, record
+from systems import water_box
+
+from mosso.data.structure import Batch
+from mosso.engine.capture import HEADROOM, copy_all, record, room_for
+from mosso.graph.neighbors import neighbor_list
 
 
 @pytest.mark.parametrize("enabled", [True, False])
@@ -34,3 +38,12 @@ def test_all_types_are_copied_into_the_tensors_that_are_there() -> None:
     assert all(torch.equal(one, other) for one, other in zip(into, values, strict=True))
     assert places == [tensor.data_ptr() for tensor in into]
     copy_all([], [])
+
+
+def test_headroom_is_added_once() -> None:
+    graph = neighbor_list(Batch.of([water_box(2)]), 4.0)
+    with_room = room_for(graph)
+    assert graph.capacity < with_room <= HEADROOM * graph.capacity
+    assert room_for(graph.padded(with_room)) == with_room
+    nothing = neighbor_list(Batch.of([]), 4.0)
+    assert room_for(nothing) == 1

@@ -74,10 +74,16 @@ def test_edges_in_any_order_give_the_same_graph() -> None:
     shuffled = (graph.senders_E[order], graph.receivers_E[order], graph.shifts_E3[order])
     assert_same(Graph.from_edges(*shuffled, batch.num_atoms, CUTOFF), graph)
     # shifts that do not fit into one integer key together: the order key by key must be the same
-    wide = torch.cat([shuffled[2], torch.tensor([[-(2**40), 2**40, -(2**40)]])])
-    senders, receivers = (torch.cat([end, torch.tensor([0])]) for end in shuffled[:2])
+    wide = torch.cat([shuffled[2], torch.tensor([[-(2**30), 2**30, -(2**30)], [2**30, 0, 0]])])
+    senders, receivers = (torch.cat([end, torch.tensor([0, 0])]) for end in shuffled[:2])
     by_key = Graph.from_edges(senders, receivers, wide, batch.num_atoms, CUTOFF)
-    assert rows(by_key) == sorted([*rows(graph), (0, 0, -(2**40), 2**40, -(2**40))])
+    assert rows(by_key) == sorted([*rows(graph), (0, 0, -(2**30), 2**30, -(2**30)), (0, 0, 2**30, 0, 0)])
+
+
+def test_translations_beyond_32_bits_are_refused() -> None:
+    end = torch.zeros(1, dtype=torch.int64)
+    with pytest.raises(ValueError, match="wrap the positions"):
+        Graph.from_edges(end, end, torch.tensor([[0, -(2**31), 0]]), 1, CUTOFF)
 
 
 def test_selection_is_a_graph_of_the_kept_edges() -> None:

@@ -220,6 +220,15 @@ def test_only_gradients_that_are_asked_for(num_species: int) -> None:
     check_only_needed_gradients(case.op, case.inputs)
 
 
+@pytest.mark.parametrize("trained", [False, True])
+def test_keeps_its_input_for_training_only(trained: bool) -> None:
+    case = make_case((0, 1), ((0, 1), (2, 5)), (4, 3, 5))
+    x, kept = case.x.requires_grad_(), []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.data_ptr()) or t, lambda t: t):
+        case.op(x, *(weight.requires_grad_(trained) for weight in case.weights))
+    assert (x.data_ptr() in kept) == trained
+
+
 @pytest.mark.parametrize("num_species", [0, 2])
 def test_opcheck(num_species: int) -> None:
     case = make_case((0, 1), ((0,), (2, 5)), (4, 3, 5), rows=8, num_species=num_species, bias=True)

@@ -75,6 +75,8 @@ class Adapter:
             raise NotImplementedError(f"no backend {backend!r}, only {BACKENDS}, alone or with one of {list(COMPILE_MODES)} behind a dash")
         if self.kind in ("oeq", "hybrid") and device == "cpu":
             raise NotImplementedError("openequivariance needs CUDA")
+        if mode == "graphs" and device == "cpu":
+            raise NotImplementedError("CUDA graphs need CUDA")
         if precision not in DTYPES:
             raise NotImplementedError(f"no precision {precision!r}, only {list(DTYPES)}")
         if weights is None and model not in SHAPES:
@@ -212,19 +214,29 @@ class Adapter:
     def release(self) -> None:
         self.structures = self.atoms = self.graph = self.positions = self.at = None
         self.capacity = 0
+        self._simulated: dict[str, Any] = {}  # models for dynamics by engine: compiled once, not at the start of every run
+        if self.mode is not None:
+            torch._dynamo.reset()  # graphs hold memory
 
     def calculator(self) -> MACECalculator:
-        return MACECalculator(
-            models=[self._fresh()],
-            device=self.device,
-            default_dtype=str(self.dtype).removeprefix("torch."),
-            enable_cueq=self.kind in ("cueq", "hybrid"),
-            enable_oeq=self.kind in ("oeq", "hybrid"),
-            compile_mode=self.mode,
-        )
+        if "ase" not in self._simulated:
+            self._simulated["ase"] = MACECalculator(
+                models=[self._fresh()],
+                device=self.device,
+                default_dtype=str(self.dtype).removeprefix("torch."),
+                enable_cueq=self.kind in ("cueq", "hybrid"),
+                enable_oeq=self.kind in ("oeq", "hybrid"),
+                compile_mode=self.mode,
+            )
+        return self._simulated["ase"]
 
     def torch_sim_model(self) -> Any:
         """mace's own model for TorchSim, or TorchSim's for mace where TorchSim is an older one."""
+        if "torch_sim" not in self._simulated:
+            self._simulated["torch_sim"] = self._new_torch_sim_model()
+        return self._simulated["torch_sim"]
+
+    def _new_torch_sim_model(self) -> Any:
         try:
             from mace.calculators.mace_torchsim import MaceTorchSimModel
             from torch_sim.neighbors import torchsim_nl  # noqa: F401

@@ -369,7 +369,7 @@ def _write_edges(
         tl.store(receivers + edge, tl.zeros((BLOCK,), tl.int64) + atom, mask=keep)
         for axis in tl.static_range(3):
             shift = tl.load(candidate_shifts + slot * 3 + axis, mask=keep, other=0)
-            tl.store(shifts + edge * 3 + axis, shift.to(tl.int64), mask=keep)
+            tl.store(shifts + edge * 3 + axis, shift, mask=keep)
         # rows by sender have the limits of rows by receiver, because candidates and edges come in both directions
         leaving = tl.load(outgoing + slot, mask=inside, other=0)
         place = tl.load(places + leaving, mask=inside, other=-1)
@@ -386,7 +386,7 @@ def _write_edges(
         tl.store(senders + edge, last, mask=inside)
         tl.store(receivers + edge, last, mask=inside)
         for axis in tl.static_range(3):
-            tl.store(shifts + edge * 3 + axis, tl.zeros((BLOCK,), tl.int64), mask=inside)
+            tl.store(shifts + edge * 3 + axis, tl.zeros((BLOCK,), tl.int32), mask=inside)
         tl.store(transpose + edge, edge, mask=inside)
 
 

@@ -404,7 +404,9 @@ def _weight_gradients(
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     x, weights, order, tiles, bias, species, ctx.blocks, ctx.num_rows, ctx.mirrored, ctx.matmul = inputs
     ctx.bias_shape = None if bias is None else bias.shape
-    ctx.save_for_backward(x, *weights, order, tiles, species)
+    # Only the gradients of weights ask for x, which simulations would keep for nothing.
+    kept = x if any(weight.requires_grad for weight in weights) else None
+    ctx.save_for_backward(kept, *weights, order, tiles, species)
 
 
 def _derivative(ctx: Any, g: Tensor) -> tuple[Any, ...]:

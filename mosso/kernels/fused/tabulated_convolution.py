@@ -26,8 +26,8 @@ from mosso.kernels.fused.launch import Config, ceil_div, launch, register
 from mosso.kernels.reference import Visits
 from mosso.math.coupling import CouplingPath
 
-# Most that gradients per edge and channel may take at a time: a fifth of what all of them would, between these two.
-SCRATCH_BYTES, SCRATCH_SHARE = (2**30, 2**31), 5
+# Most that gradients per edge and channel may take at a time: a sixth of what all of them would, between these two.
+SCRATCH_BYTES, SCRATCH_SHARE = (9 * 2**30 // 10, 2**31), 6
 # Channels of a program, one per thread of one warp.
 BLOCK = 32
 # Sums that leave registers for the loads of the next edge.

@@ -72,11 +72,11 @@ class Bins(NamedTuple):
 
 
 class Edges(NamedTuple):
-    """Edges in compressed rows by receiver, padded to the capacity E as in ``Graph.padded``; all int64.
+    """Edges in compressed rows by receiver, padded to the capacity E as in ``Graph.padded``; int64 but for the shifts.
 
     Attributes:
         senders_E, receivers_E: (E,).
-        shifts_E3: (E, 3).
+        shifts_E3: (E, 3) int32.
         offsets: (N + 1,), limits of the rows by receiver and of those by sender, which have the same lengths.
         transpose_E: (E,), edge order by sender, stable.
     """
@@ -183,7 +183,7 @@ def select_edges(
     for out, values in ((edges.senders_E, senders_C), (edges.receivers_E, receivers_C)):
         out.copy_(out.new_full((room + 1,), last).scatter(0, place_C, values)[:room])
     shifts = edges.shifts_E3.new_zeros(room + 1, 3)
-    edges.shifts_E3.copy_(shifts.index_copy(0, place_C, candidates.shifts_C3.long())[:room])
+    edges.shifts_E3.copy_(shifts.index_copy(0, place_C, candidates.shifts_C3)[:room])
     edges.offsets.copy_(kept[candidates.offsets] * fits)
     outgoing_C = candidates.outgoing_C.long()
     turn_C = torch.where(keep_C[outgoing_C] & fits, _counted(keep_C[outgoing_C])[:-1], room)
