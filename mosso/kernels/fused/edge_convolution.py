@@ -60,6 +60,8 @@ def _forward(
     assert x.shape[1] == paths.num_in
     assert weights.shape == (harmonics.shape[0], len(paths.paths), channels)
     assert receiver_offsets.shape == sender_offsets.shape == (num_nodes + 1,)
+    if harmonics.shape[0] == 0:
+        return x.new_zeros(num_nodes, paths.num_out, channels)
     out = x.new_empty(num_nodes, paths.num_out, channels)
     cut = config("forward", channels, paths.num_edge, x.element_size())
     launch(
@@ -100,6 +102,8 @@ def _backward(
     num_nodes, num_edges, channels = x.shape[0], harmonics.shape[0], int(x.shape[2])
     num_in, num_harmonics, num_paths = paths.num_in, paths.num_edge, len(paths.paths)
     need_x, need_y, need_w = needed
+    if num_edges == 0:
+        return tuple(t.new_zeros(t.shape if need else (0,)) for t, need in zip((x, harmonics, weights), needed, strict=True))
     cut = config("backward", channels, num_harmonics, x.element_size())
     num_blocks = ceil_div(channels, cut.block)
     receiver_offsets = receiver_offsets.contiguous()

@@ -125,10 +125,15 @@ class _Writer:
     def __call__(self, line: str = "") -> None:
         self.lines.append("    " * self.depth + line if line else "")
 
-    def sums(self, targets: dict[str, list[str]], operator: str = "=") -> None:
+    def sums(self, targets: dict[str, list[str]]) -> None:
         """``target = a + b + ...`` for every target."""
         for target, parts in targets.items():
-            self(f"{target} {operator} {' + '.join(parts)}")
+            self(f"{target} = {' + '.join(parts)}")
+
+    def additions(self, targets: dict[str, list[str]]) -> None:
+        """``target = target + a + b + ...``, from left to right: a product and its addition are one instruction then."""
+        for target, parts in targets.items():
+            self(f"{target} = {' + '.join([target, *parts])}")
 
     def text(self) -> str:
         return "\n".join(self.lines) + "\n"
@@ -196,17 +201,17 @@ class Weights:
     def address(self, table: PathTable, edge: str, u: int) -> str:
         return f"weights + {edge} * ({len(table.paths)} * CHANNELS) + read"
 
-    def load_numbers(self, write: "_Writer", table: PathTable, prefix: str, u: int, guard: str) -> None:
+    def load_numbers(self, write: "_Writer", table: PathTable, prefix: str, u: int) -> None:
         """Lines that load what ``numbers`` names, from ``w_at`` on."""
         for place, name in enumerate(self.numbers(table)):
-            write(f"{prefix}{name}_{u} = tl.load(w_at + {place} * CHANNELS{guard})")
+            write(f"{prefix}{name}_{u} = tl.load(w_at + {place} * CHANNELS)")
 
     def evaluate(self, write: _Writer, p: int, u: int) -> None:
         """Lines that make w_p of what was loaded."""
 
-    def edge(self, base: str, u: int) -> str:
-        """Number of the edge u places after place ``base`` of the loop."""
-        return f"({base} + {u})" if u else base
+    def edge(self, place: str, u: int) -> str:
+        """Number of the edge at a place of the loop, the u-th of its step."""
+        return place
 
     def noted(self, u: int) -> dict[str, str]:
         """What is needed of an edge after the indices of the next one have been read: names and what they stand for."""
@@ -254,16 +259,16 @@ class _Tabulated(Weights):
     def address(self, table: PathTable, edge: str, u: int) -> str:
         return f"table + row_{u}.to(tl.int64) * ({4 * len(table.paths)} * CHANNELS) + (4 * read[:, None] + four)"
 
-    def load_numbers(self, write: "_Writer", table: PathTable, prefix: str, u: int, guard: str) -> None:
+    def load_numbers(self, write: "_Writer", table: PathTable, prefix: str, u: int) -> None:
         for p in range(len(table.paths)):
             names = ", ".join(f"{prefix}c{p}_{q}_{u}" for q in range(4))
-            write(f"{names} = quarters(tl.load(w_at + {4 * p} * CHANNELS{guard}).to(x.dtype.element_ty))")
+            write(f"{names} = quarters(tl.load(w_at + {4 * p} * CHANNELS).to(x.dtype.element_ty))")
 
     def evaluate(self, write: _Writer, p: int, u: int) -> None:
         c0, c1, c2, c3 = (f"c{p}_{q}_{u}" for q in range(4))
         write(f"w{p}_{u} = {c0} + t_{u} * ({c1} + t_{u} * ({c2} + t_{u} * {c3}))")
 
-    def edge(self, base: str, u: int) -> str:
+    def edge(self, place: str, u: int) -> str:
         return f"visited_{u}.to(tl.int64)"
 
     def noted(self, u: int) -> dict[str, str]:
@@ -308,10 +313,15 @@ def _head(write: _Writer, name: str, arguments: str, table: PathTable, weights: 
 
 
 def _loads(write: _Writer, table: PathTable, weights: Weights, step: int, base: str, prefix: str = "") -> None:
-    """Everything that the edges base, base + 1, .. read, before they compute: their loads are then under way together."""
+    """Everything that the edges base, base + 1, .. read, before they compute: their loads are then under way together.
+
+    Past the end is the last edge of the receiver once more (``_place``), so that a mask, which costs a zero for every number, is on
+    x alone: an edge of zeros adds nothing. The first edge of a step needs none, because without it there is no step. Of a receiver
+    without edges something is read that nobody uses, so there has to be an edge.
+    """
     for u in range(step):
-        guard, row = "", weights.edge(base, u)
-        if u or prefix:
+        row, guard = weights.edge(_place(base, u) if u or prefix else base, u), ""
+        if u:
             write(f"{prefix}live_{u} = {base} + {u} < end")
             guard = f", mask={prefix}live_{u}, other=0.0"
         for name, value in weights.noted(u).items():
@@ -320,8 +330,13 @@ def _loads(write: _Writer, table: PathTable, weights: Weights, step: int, base: 
         for i in range(table.num_in):
             write(f"{prefix}x{i}_{u} = tl.load(x_at + {i} * CHANNELS{guard})")
         write(f"w_at = {weights.address(table, row, u)}")
-        weights.load_numbers(write, table, prefix, u, guard)
-        _load_scalars(write, table, weights, [f"{prefix}{name}_{u}" for name in weights.scalar_names(table)], row, guard)
+        weights.load_numbers(write, table, prefix, u)
+        _load_scalars(write, table, weights, [f"{prefix}{name}_{u}" for name in weights.scalar_names(table)], row)
+
+
+def _place(base: str, u: int) -> str:
+    """u places after ``base``, and the last one past the end."""
+    return f"tl.minimum({base} + {u}, last)"
 
 
 def _first_loads(write: _Writer, table: PathTable, weights: Weights, step: int) -> None:
@@ -343,11 +358,11 @@ def _first_loads(write: _Writer, table: PathTable, weights: Weights, step: int) 
     write.depth -= 1
 
 
-def _indices(write: _Writer, weights: Weights, step: int, base: str) -> None:
+def _indices(write: _Writer, weights: Weights, step: int, base: str, guard: str = "") -> None:
     """Integers that the addresses of the edges base, base + 1, .. wait for: read one step before everything else."""
     for u in range(step):
         for name, array in weights.indices.items():
-            write(f"{name}_{u} = tl.load({array} + {base} + {u}, mask={base} + {u} < end, other=0)")
+            write(f"{name}_{u} = tl.load({array} + {_place(base, u)}{guard})")
 
 
 def _numbers(table: PathTable, weights: Weights) -> list[str]:
@@ -360,23 +375,25 @@ def _come_in_fours(table: PathTable, weights: Weights) -> bool:
     return weights.in_fours and table.num_edge % 4 == 0
 
 
-def _load_scalars(write: _Writer, table: PathTable, weights: Weights, names: list[str], row: str, guard: str) -> None:
+def _load_scalars(write: _Writer, table: PathTable, weights: Weights, names: list[str], row: str) -> None:
     """The real numbers of an edge: four at a time and by every thread where they come in fours, which takes a quarter of the loads."""
     at = f"{weights.scalars} + {row} * {table.num_edge}"
     if not _come_in_fours(table, weights):
         for column, name in enumerate(names):
-            write(f"{name} = tl.load({at} + {column}{guard})")
+            write(f"{name} = tl.load({at} + {column})")
         return
     for column in range(0, table.num_edge, 4):
-        write(f"{', '.join(names[column : column + 4])} = quarters(tl.load({at} + {column} + four{guard}))")
+        write(f"{', '.join(names[column : column + 4])} = quarters(tl.load({at} + {column} + four))")
 
 
 def _loop(write: _Writer, table: PathTable, weights: Weights, step: int, ahead: bool) -> None:
     """The head of the loop over edges; with ``ahead`` the numbers of the next step are loaded while this one computes."""
-    _indices(write, weights, step, "start")
+    write("last = tl.maximum(end - 1, 0)")
+    guard = ", mask=start < end, other=0"  # where there is no edge, nobody knows what the arrays hold
+    _indices(write, weights, step, "start", guard)
     if ahead:
         _first_loads(write, table, weights, step)
-        _indices(write, weights, step, f"start + {step}")
+        _indices(write, weights, step, f"start + {step}", guard)
     write(f"for edge in range(start, end, {step}):")
     write.depth += 1
     if not ahead:
@@ -388,7 +405,8 @@ def _loop(write: _Writer, table: PathTable, weights: Weights, step: int, ahead: 
             write(f"{name}_{u} = next_{name}_{u}")
         for name in weights.noted(u):
             write(f"{name} = next_{name}")
-        write(f"live_{u} = edge + {u} < end")
+        if u:
+            write(f"live_{u} = edge + {u} < end")
     write(f"following = edge + {step}")
     _loads(write, table, weights, step, "following", "next_")
     _indices(write, weights, step, f"following + {step}")
@@ -544,11 +562,11 @@ def _backward_path(write: _Writer, table: PathTable, weights: Weights, p: int, h
     for i in inputs:
         write(f"v{i} = w{p}_{u} * x{i}_{u}")
     if hoisted:
-        write.sums(_grouped([(f"dy{j}", f"v{i} * h{p}_{i}_{j}") for i, j in pairs]), "+=")
+        write.additions(_grouped([(f"dy{j}", f"v{i} * h{p}_{i}_{j}") for i, j in pairs]))
     else:
         for i, k in sorted({(t.i, t.k) for t in terms}):
             write(f"z{i}_{k} = v{i} * g{k}")
-        write.sums(_grouped([(f"dy{t.j}", _times(t.value, f"z{t.i}_{t.k}")) for t in terms]), "+=")
+        write.additions(_grouped([(f"dy{t.j}", _times(t.value, f"z{t.i}_{t.k}")) for t in terms]))
     write.depth -= 1
 
 

@@ -77,6 +77,8 @@ def _forward(
     assert x.shape[1] == known.num_in
     assert table.shape[1:] == (len(known.paths), channels, 4)
     assert receiver_offsets.shape == sender_offsets.shape == (num_nodes + 1,)
+    if features.shape[0] == 0:
+        return x.new_zeros(num_nodes, known.num_out, channels)
     out = x.new_empty(num_nodes, known.num_out, channels)
     cut = config("forward", known, x.element_size(), table.element_size())
     launch(
@@ -141,6 +143,8 @@ def _backward(
     num_nodes, num_edges, channels = x.shape[0], features.shape[0], int(x.shape[2])
     width, num_features = known.num_in * channels, known.num_edge
     need_x, need_y = needed
+    if num_edges == 0:
+        return x.new_zeros(x.shape if need_x else (0,)), features.new_empty(features.shape if need_y else (0,))
     num_blocks = ceil_div(channels, BLOCK)
     per_edge = (width if need_x else 0) + (num_blocks * num_features if need_y else 0)
     chunks = _chunks(num_edges, _edges_at_once(num_edges, per_edge * x.element_size()))
