@@ -6,7 +6,6 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-
 from systems import water_box
 
 from mosso.data.structure import Batch

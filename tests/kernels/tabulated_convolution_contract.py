@@ -163,6 +163,24 @@ def test_padding_gets_zero_gradients() -> None:
     assert not grad[5:].any() and grad[:5].all()
 
 
+@pytest.mark.parametrize(("step", "ahead"), [(1, False), (1, True), (2, True), (3, False)])
+def test_what_is_no_number_stays_with_its_atoms(step: int, ahead: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a step has more edges than are left, what is read in their place is of the same receiver."""
+    monkeypatch.setattr(fused, "config", lambda direction, *_: fused.Config(32, 1, step, 128, ahead))
+    case = make_case((0, 1), 2, 5, 14, 3, padding=3)
+    _, receivers, offsets, *_ = case.edges
+    broken = receivers[:14] == receivers[0]
+    assert len(set(offsets.diff().tolist())) > 2, "atoms have different numbers of edges"
+    whole = case.run("triton", torch.float64)
+    features = case.features.clone()
+    features[:14][broken] = torch.nan
+    out, _, grad = case._replace(features=features).run("triton", torch.float64)
+    others = torch.arange(5, device=DEVICE) != receivers[0]
+    assert torch.equal(out[others], whole[0][others])
+    assert torch.equal(grad[:14][~broken], whole[2][:14][~broken])
+    assert out[~others].isnan().all()
+
+
 def test_edges_beyond_the_cutoff_add_nothing() -> None:
     case = make_case((0, 1), 1, 3, 6, 3)
     case.rows[:] = INTERVALS

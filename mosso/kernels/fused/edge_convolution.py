@@ -103,7 +103,8 @@ def _backward(
     num_in, num_harmonics, num_paths = paths.num_in, paths.num_edge, len(paths.paths)
     need_x, need_y, need_w = needed
     if num_edges == 0:
-        return tuple(t.new_zeros(t.shape if need else (0,)) for t, need in zip((x, harmonics, weights), needed, strict=True))
+        grad_x, grad_y, grad_w = (t.new_zeros(t.shape if need else (0,)) for t, need in zip((x, harmonics, weights), needed, strict=True))
+        return grad_x, grad_y, grad_w
     cut = config("backward", channels, num_harmonics, x.element_size())
     num_blocks = ceil_div(channels, cut.block)
     receiver_offsets = receiver_offsets.contiguous()

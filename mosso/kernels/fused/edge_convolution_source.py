@@ -152,7 +152,7 @@ def _times(value: float, name: str) -> str:
 
 def _row(u: int) -> str:
     """Edge u of a step."""
-    return f"(edge + {u})" if u else "edge"
+    return f"(edge + {u}).to(tl.int64)"
 
 
 class Weights:
@@ -211,7 +211,7 @@ class Weights:
 
     def edge(self, place: str, u: int) -> str:
         """Number of the edge at a place of the loop, the u-th of its step."""
-        return place
+        return f"({place}).to(tl.int64)"
 
     def noted(self, u: int) -> dict[str, str]:
         """What is needed of an edge after the indices of the next one have been read: names and what they stand for."""
@@ -272,14 +272,14 @@ class _Tabulated(Weights):
         return f"visited_{u}.to(tl.int64)"
 
     def noted(self, u: int) -> dict[str, str]:
-        return {f"own_{u}": f"visited_{u}.to(tl.int64)"}
+        return {f"own_{u}": f"visited_{u}"}
 
     def claim(self, write: _Writer, u: int) -> list[str]:
         write(f"ours_{u} = (own_{u} >= first_edge) & (own_{u} < last_edge)")
         return [f"ours_{u}"]
 
     def own_row(self, u: int) -> str:
-        return f"(own_{u} - first_edge)"
+        return f"(own_{u} - first_edge).to(tl.int64)"
 
     def gradient(self, write: _Writer, table: PathTable, p: int, u: int, dw: str, live: str) -> None:
         _, c1, c2, c3 = (f"c{p}_{q}_{u}" for q in range(4))
@@ -308,8 +308,9 @@ def _head(write: _Writer, name: str, arguments: str, table: PathTable, weights: 
     if chunked:
         write("for node in range(tl.load(receivers) + node, tl.load(receivers + 1) + 1, tl.num_programs(0)):")
         write.depth += 1
-    write("start = tl.load(receiver_offsets + node)")
-    write("end = tl.load(receiver_offsets + node + 1)")
+    # Edges are counted in 32 bits (there is no room for more), addresses in 64.
+    write("start = tl.load(receiver_offsets + node).to(tl.int32)")
+    write("end = tl.load(receiver_offsets + node + 1).to(tl.int32)")
 
 
 def _loads(write: _Writer, table: PathTable, weights: Weights, step: int, base: str, prefix: str = "") -> None:
@@ -351,7 +352,7 @@ def _first_loads(write: _Writer, table: PathTable, weights: Weights, step: int) 
         for name in weights.scalar_names(table):
             write(f"next_{name}_{u} = {'zero' if _come_in_fours(table, weights) else 'tl.full([], 0.0, x.dtype.element_ty)'}")
         for name in weights.noted(u):
-            write(f"next_{name} = tl.full([], 0, tl.int64)")
+            write(f"next_{name} = tl.full([], 0, tl.int32)")
     write("if tl.num_programs(0) > 0:")
     write.depth += 1
     _loads(write, table, weights, step, "start", "next_")
