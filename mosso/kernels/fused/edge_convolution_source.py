@@ -152,7 +152,7 @@ def _times(value: float, name: str) -> str:
 
 def _row(u: int) -> str:
     """Edge u of a step."""
-    return f"(edge + {u}).to(tl.int64)"
+    return f"tl.cast(edge + {u}, tl.int64)"
 
 
 class Weights:
@@ -211,7 +211,7 @@ class Weights:
 
     def edge(self, place: str, u: int) -> str:
         """Number of the edge at a place of the loop, the u-th of its step."""
-        return f"({place}).to(tl.int64)"
+        return f"tl.cast({place}, tl.int64)"
 
     def noted(self, u: int) -> dict[str, str]:
         """What is needed of an edge after the indices of the next one have been read: names and what they stand for."""
