@@ -27,6 +27,7 @@ from torch import Tensor
 from mosso import kernels
 from mosso.kernels import dispatch
 from mosso.kernels.fused import edge_convolution as fused
+from mosso.kernels.fused.warp_sum import warp_sum_asm
 from mosso.math.coupling import CouplingPath, convolution_paths
 
 pytestmark = pytest.mark.usefixtures("poisoned_memory")
@@ -166,7 +167,7 @@ def test_asking_for_what_cannot_run(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("count", [1, 4, 9, 16, 25])
 def test_sums_over_a_warp(count: int, itemsize: int) -> None:
     """The PTX executed here, one instruction at a time on 32 lanes."""
-    asm, constraints = fused.generated.warp_sum_asm(count, itemsize)
+    asm, constraints = warp_sum_asm(count, itemsize)
     assert len(constraints.split(",")) == count + 1
     values = np.random.default_rng(0).integers(-8, 8, (count, 32)).astype(float)
     state: dict[str, Any] = {f"${q + 1}": row for q, row in enumerate(values)} | {"%laneid": np.arange(32)}
