@@ -57,7 +57,7 @@ class Graph:
         return Graph(
             senders_E=senders_E,
             receivers_E=receivers_E,
-            shifts_E3=_translations(shifts_E3),
+            shifts_E3=shifts_E3.to(torch.int32),
             receiver_offsets=_row_offsets(receivers_E, num_atoms),
             transpose_E=torch.argsort(senders_E, stable=True),
             sender_offsets=_row_offsets(senders_E, num_atoms),
@@ -117,12 +117,14 @@ class Graph:
 
 
 def _unique_order(senders_E: Tensor, receivers_E: Tensor, shifts_E3: Tensor, num_atoms: int) -> Tensor:
-    """(E,) int64, the order by receiver, then sender, then shift."""
+    """(E,) int64, the order by receiver, then sender, then shift; a ValueError where these do not fit into 32 bits."""
     if senders_E.shape[0] == 0:
         return torch.zeros_like(senders_E)
     shifts_E3 = shifts_E3.long()  # differences of two need more bits
-    low, high = shifts_E3.amin(0), shifts_E3.amax(0)
-    spans = [int(span) for span in (high - low + 1).tolist()]
+    low, high = torch.stack([shifts_E3.amin(0), shifts_E3.amax(0)]).tolist()
+    if max(*high, *(-shift for shift in low)) >= 2**31:
+        raise ValueError("Neighbours are more than 2^31 cells apart as their positions are given: wrap the positions into the cell.")
+    spans = [last - first + 1 for first, last in zip(low, high, strict=True)]
     if num_atoms**2 * spans[0] * spans[1] * spans[2] < 2**63:  # one number per edge: one sort instead of five
         key_E = receivers_E * num_atoms + senders_E
         for axis, span in enumerate(spans):
@@ -132,13 +134,6 @@ def _unique_order(senders_E: Tensor, receivers_E: Tensor, shifts_E3: Tensor, num
     for key_E in (shifts_E3[:, 2], shifts_E3[:, 1], shifts_E3[:, 0], senders_E, receivers_E):
         order = order[torch.argsort(key_E[order], stable=True)]
     return order
-
-
-def _translations(shifts_E3: Tensor) -> Tensor:
-    """(E, 3) int32; a ValueError where they do not fit."""
-    if shifts_E3.numel() and int(shifts_E3.abs().max()) >= 2**31:
-        raise ValueError("Neighbours are more than 2^31 cells apart as their positions are given: wrap the positions into the cell.")
-    return shifts_E3.to(torch.int32)
 
 
 def _row_offsets(rows_E: Tensor, num_rows: int) -> Tensor:

@@ -17,8 +17,6 @@ from mosso.kernels.reference import Virials, neighbor_list
 from mosso.math.coupling import ContractionTable, CouplingPath
 
 IMPLEMENTATIONS = ("auto", "reference", "triton")
-
-
 HAS_TRITON = find_spec("triton") is not None
 
 
@@ -73,20 +71,22 @@ ON_CUDA = {
 
 def preferred(op: str, device: torch.device) -> str:
     """``reference`` or ``triton``: what ``auto`` means for an op on a device."""
-    runs = device.type == "cuda" and HAS_TRITON and _device_obstacle(str(device)) is None
-    return ON_CUDA[op] if runs else "reference"
+    return ON_CUDA[op] if _compiles(device) else "reference"
+
+
+def _compiles(device: torch.device) -> bool:
+    return device.type == "cuda" and HAS_TRITON and _device_obstacle(str(device)) is None
 
 
 def compile_together(compute: Callable[[], object], device: torch.device) -> None:
     """Compile what ``compute`` launches on a device, before it is called: all kernels side by side, where each would wait for the one
     before. Calls it, and runs none of them. Nothing on devices whose ops are not compiled."""
-    if device.type != "cuda" or not HAS_TRITON or _device_obstacle(str(device)) is not None or "triton" not in ON_CUDA.values():
-        return
-    from mosso.kernels.fused import INTERPRETED, launch
+    if _compiles(device) and "triton" in ON_CUDA.values():
+        from mosso.kernels.fused import INTERPRETED, launch
 
-    if not INTERPRETED:
-        with launch.compiled_together():
-            compute()
+        if not INTERPRETED:
+            with launch.compiled_together():
+                compute()
 
 
 @contextmanager
@@ -106,17 +106,13 @@ def choose(implementation: str, op: str, *tensors: Tensor) -> str:
     """``reference`` or ``triton`` for what was asked for; ``tensors`` are the real-valued inputs of the op."""
     if implementation not in IMPLEMENTATIONS:
         raise ValueError(f"Unknown implementation {implementation!r} of {op}: choose one of {', '.join(IMPLEMENTATIONS)}.")
-    wanted = implementation
-    if implementation == "auto":
-        wanted = preferred(op, tensors[0].device)
-    if wanted == "reference":
+    auto = implementation == "auto"
+    if (preferred(op, tensors[0].device) if auto else implementation) == "reference":
         return "reference"
     reason = triton_obstacle(*tensors)
-    if reason is None:
-        return "triton"
-    if implementation == "auto":
-        return "reference"
-    raise ValueError(f"The triton implementation of {op} cannot run here: {reason}. Ask for 'auto' or 'reference'.")
+    if reason is not None and not auto:
+        raise ValueError(f"The triton implementation of {op} cannot run here: {reason}. Ask for 'auto' or 'reference'.")
+    return "triton" if reason is None else "reference"
 
 
 class NeighborOps(NamedTuple):

@@ -6,9 +6,11 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from models.zoo import potential
 from systems import water_box
 
 from mosso.data.structure import Batch
+from mosso.engine import capture
 from mosso.engine.capture import HEADROOM, copy_all, record, room_for
 from mosso.graph.neighbors import neighbor_list
 
@@ -46,3 +48,14 @@ def test_headroom_is_added_once() -> None:
     assert room_for(graph.padded(with_room)) == with_room
     nothing = neighbor_list(Batch.of([]), 4.0)
     assert room_for(nothing) == 1
+
+
+def test_a_recording_has_the_room_of_a_graph_that_has_some(monkeypatch: pytest.MonkeyPatch) -> None:
+    places = {"CUDAGraph": object, "graph": lambda *_, **__: nullcontext(), "device": lambda _: nullcontext()}
+    monkeypatch.setattr(torch, "cuda", SimpleNamespace(**places))
+    monkeypatch.setattr(capture, "warm_up", lambda compute: compute())
+    eager = potential("mace-plain")
+    batch = eager.batch([water_box(1)])
+    graph = eager.graph(batch)
+    for given, room in ((graph, int(HEADROOM * graph.capacity)), (graph.padded(graph.capacity + 7), graph.capacity + 7)):
+        assert capture._Recording(eager, batch, given, stress=False).graph.capacity == room

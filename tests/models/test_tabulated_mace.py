@@ -94,6 +94,22 @@ def test_many_species_make_the_first_layer_a_convolution(monkeypatch: pytest.Mon
     assert form.for_species((0, 1, 2)) is form.stock and form.for_species((0, 1)) is not form.stock
 
 
+def test_sums_over_edges_go_as_soon_as_they_are_mixed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing takes more memory, and the gradient does not ask for them."""
+    sums, alive, convolve = [], [], tabulated_mace.kernels.tabulated_convolution
+
+    def noted(*arguments: object, **options: object) -> torch.Tensor:
+        result = convolve(*arguments, **options)
+        sums.append(weakref.ref(result))
+        return result
+
+    monkeypatch.setattr(tabulated_mace.kernels, "tabulated_convolution", noted)
+    potential = zoo.potential("mace-residual-first", "fp32")
+    potential.model.products[1].register_forward_pre_hook(lambda *_: alive.append(sums[-1]() is not None))
+    evaluate(potential, True)
+    assert alive == [False]
+
+
 def test_tables_live_as_long_as_an_evaluator_needs_them() -> None:
     form = TabulatedMACE(zoo.potential("mace-density-agnesi-zbl", "fp32").model)
     held = form.for_species((0, 1))
