@@ -218,19 +218,20 @@ def tabulated_convolution(
     degrees_in: tuple[int, ...],
     paths: Sequence[CouplingPath],
     visits: reference.Visits | None = None,
+    coarse_RPCQ: Tensor | None = None,
     implementation: str = "auto",
 ) -> Tensor:
     """(N, K, C): see ``reference.tabulated_convolution``; ``implementation`` is auto, reference or triton.
 
-    The triton one is differentiable once, and not in the table.
+    The triton one is differentiable once, and not in the tables.
     """
     edges = (senders_E, receivers_E, receiver_offsets, transpose_E, sender_offsets)
     arguments = (x_NMC, features_EJ, rows_E, table_RPCQ, *edges)
     if choose(implementation, "tabulated_convolution", x_NMC, features_EJ) == "reference":
-        return reference.tabulated_convolution(*arguments, degrees_in, paths, visits)
+        return reference.tabulated_convolution(*arguments, degrees_in, paths, visits, coarse_RPCQ)
     from mosso.kernels.fused import tabulated_convolution as fused
 
-    return fused.tabulated_convolution(*arguments, degrees_in, paths, visits)
+    return fused.tabulated_convolution(*arguments, degrees_in, paths, visits, coarse_RPCQ)
 
 
 def radial_moments(

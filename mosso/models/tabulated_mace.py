@@ -2,6 +2,7 @@
 
 import warnings
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial, reduce
 from itertools import combinations_with_replacement
@@ -16,7 +17,7 @@ from mosso import kernels
 from mosso.graph.graph import Graph
 from mosso.math.irreps import block_starts
 from mosso.math.radial import agnesi_transform, bessel_basis, polynomial_envelope
-from mosso.math.tabulate import RadialFunction, choose_intervals, tabulate
+from mosso.math.tabulate import RadialFunction, choose_intervals, tabulate, tabulate_values, value_error
 from mosso.models.base import Evaluator, NodeOutput
 from mosso.models.mace import MACE, Interaction
 
@@ -24,6 +25,9 @@ from mosso.models.mace import MACE, Interaction
 MAX_MOMENTS = 16
 # More kinds of pairs, where each has tables of its own, are left to the stock form: those of one take tens of megabytes.
 MAX_KINDS = 36
+# Intervals of a table for derivatives that may be one for values, the largest number first, while these have so many; and the error
+# that they may have, as a share of that of the derivatives. Tables of fewer intervals are in near caches anyway.
+RATIOS, LEAST_INTERVALS, VALUES_SHARE = (4, 2), 256, 0.5
 # Sets of species whose tables are kept when no system uses them.
 NUM_KEPT = 4
 
@@ -33,15 +37,19 @@ class Radial:
     """Radial functions as piecewise cubics, the same for all species or block after block for each kind of pair.
 
     Attributes:
-        num_intervals: on [0, r_max); a block has num_intervals + 1 rows.
+        num_intervals: on [0, r_max).
+        block_rows: rows of a block, zero from num_intervals on; those of ``coarse_RPCQ`` divide them.
         sums_RQK: what the first layer sums over edges whatever the features of the sender: the hidden functions of its network
             where it is made of moments, then the density function of each layer that has one.
         weights_RPCQ: path weights of the layers that are convolutions, the last ones.
+        coarse_RPCQ: the same on fewer intervals, or just the same: enough for the convolution itself, too few for its derivatives.
     """
 
     num_intervals: int
+    block_rows: int
     sums_RQK: Tensor
     weights_RPCQ: tuple[Tensor, ...]
+    coarse_RPCQ: tuple[Tensor, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -154,13 +162,8 @@ class TabulatedMACE(nn.Module):
             energies.append(readout(h_NMC, head))
             if layer + 1 < spec.num_layers:
                 following = cast(Interaction, stock.interactions[layer + 1])
-                weights_RPCQ = radial.weights_RPCQ[layer + 1 - spec.num_layers]
                 # The sums have no name: nothing of an evaluation takes more memory, and nobody needs them once they are mixed.
-                a_NMC = following.mix(
-                    kernels.tabulated_convolution(
-                        following.up(h_NMC), features_EJ, rows_E, weights_RPCQ, *graph.rows, following.degrees_in, following.paths, visits
-                    )
-                )
+                a_NMC = following.mix(self._convolve(layer + 1, following.up(h_NMC), features_EJ, rows_E, visits, graph, radial))
                 a_NMC = following.messages(a_NMC, density.get(layer + 1), groups)
                 residual_NMC = following.kept(h_NMC, groups)
         return NodeOutput(stock.total_energy(reduce(add, energies), species_N, head), None)
@@ -189,12 +192,23 @@ class TabulatedMACE(nn.Module):
             density = self._densities(moments_NJZK)
         else:
             density = self._densities(summed(torch.zeros_like(groups.group_N), 1)) if self._density_layers else {}
-            sums_NKC = kernels.tabulated_convolution(
-                tables.x_SC[groups.group_N].unsqueeze(1), features_EJ, rows_E, radial.weights_RPCQ[0], *graph.rows,
-                interaction.degrees_in, interaction.paths, visits,
-            )  # fmt: skip
-            a_NMC = interaction.mix(sums_NKC)
+            x_NMC = tables.x_SC[groups.group_N].unsqueeze(1)
+            a_NMC = interaction.mix(self._convolve(0, x_NMC, features_EJ, rows_E, visits, graph, radial))
         return interaction.messages(a_NMC, density.get(0), groups), density
+
+    def _convolve(
+        self,
+        layer: int,
+        x_NMC: Tensor,
+        features_EJ: Tensor,
+        rows_E: Tensor,
+        visits: kernels.Visits | None,
+        graph: Graph,
+        radial: Radial,
+    ) -> Tensor:
+        interaction, place = cast(Interaction, self.stock.interactions[layer]), layer - self.spec.num_layers
+        paths = (interaction.degrees_in, interaction.paths, visits, radial.coarse_RPCQ[place])
+        return kernels.tabulated_convolution(x_NMC, features_EJ, rows_E, radial.weights_RPCQ[place], *graph.rows, *paths)
 
     def _densities(self, sums_NJZK: Tensor) -> dict[int, Tensor]:
         """(N, 1) for each layer that has a density: the last of what is summed, from senders of all species, times one."""
@@ -222,7 +236,7 @@ class TabulatedMACE(nn.Module):
         x_SC, first_mix, residual_SC = self._fold_first_layer(present, moments)
         return Tables(
             radial,
-            None if kind_SS is None else (kind_SS * (radial.num_intervals + 1)).to(device),
+            None if kind_SS is None else (kind_SS * radial.block_rows).to(device),
             tuple(mix.to(device, precision.compute) for mix in first_mix),
             x_SC.to(device, precision.compute),
             None if residual_SC is None else residual_SC.to(device, precision.compute),
@@ -235,16 +249,44 @@ class TabulatedMACE(nn.Module):
         functions += [
             [partial(self._path_weights, layer=layer, bond=bond) for bond in bonds] for layer in range(int(moments), spec.num_layers)
         ]
-        dtypes = [precision.compute, *[precision.table] * (len(functions) - 1)]
+        first, *convolved = functions
         num_intervals = max(
-            self._choose_intervals(function, dtype) for of_layer, dtype in zip(functions, dtypes, strict=True) for function in of_layer
+            self._choose_intervals(function, precision.table if of_layer is not first else precision.compute)
+            for of_layer in functions
+            for function in of_layer
         )
-        sums_RQK, *weights = (
-            torch.cat([tabulate(function, spec.r_max, num_intervals, self.device) for function in of_layer]).to(dtype)
-            for of_layer, dtype in zip(functions, dtypes, strict=True)
-        )
-        by_path = tuple(table.unflatten(2, (-1, spec.num_channels)).permute(0, 2, 3, 1).contiguous() for table in weights)
-        return Radial(num_intervals, sums_RQK, by_path)
+        ratio = self._choose_ratio([function for of_layer in convolved for function in of_layer], num_intervals)
+        num_rows = num_intervals + ratio
+        weights_RPCQ = tuple(self._by_path(tabulate, of_layer, num_intervals, num_rows) for of_layer in convolved)
+        coarse_RPCQ = weights_RPCQ
+        if ratio > 1:
+            coarse = (num_intervals // ratio, num_rows // ratio)
+            coarse_RPCQ = tuple(self._by_path(tabulate_values, of_layer, *coarse) for of_layer in convolved)
+        sums_RQK = self._blocks(tabulate, first, num_intervals, num_rows).to(precision.compute)
+        return Radial(num_intervals, num_rows, sums_RQK, weights_RPCQ, coarse_RPCQ)
+
+    def _blocks(self, make: Callable[..., Tensor], functions: list[RadialFunction], num_intervals: int, num_rows: int) -> Tensor:
+        """(blocks * num_rows, 4, D) tables of ``functions`` one below the other, rows of zeros at the end of each."""
+        tables = (make(function, self.spec.r_max, num_intervals, self.device) for function in functions)
+        return torch.cat([nn.functional.pad(table, (0, 0, 0, 0, 0, num_rows - table.shape[0])) for table in tables])
+
+    def _by_path(self, make: Callable[..., Tensor], functions: list[RadialFunction], num_intervals: int, num_rows: int) -> Tensor:
+        """(R, P, C, 4) ``_blocks`` of path weights."""
+        table_RQD = self._blocks(make, functions, num_intervals, num_rows).to(self.precision.table)
+        return table_RQD.unflatten(2, (-1, self.spec.num_channels)).permute(0, 2, 3, 1).contiguous()
+
+    def _choose_ratio(self, functions: list[RadialFunction], num_intervals: int) -> int:
+        """How many intervals may be one for the values of ``functions``."""
+        precision, r_max = self.precision, self.spec.r_max
+        assert precision.table_error is not None
+        most = VALUES_SHARE * precision.table_error
+
+        def serves(function: RadialFunction, ratio: int) -> bool:
+            table_RQD = tabulate_values(function, r_max, num_intervals // ratio, self.device)
+            return value_error(table_RQD.to(precision.table), function, r_max) <= most
+
+        short = (ratio for ratio in RATIOS if num_intervals // ratio >= LEAST_INTERVALS)
+        return next((ratio for ratio in short if all(serves(function, ratio) for function in functions)), 1)
 
     def _choose_intervals(self, function: RadialFunction, dtype: torch.dtype) -> int:
         assert self.precision.table_error is not None

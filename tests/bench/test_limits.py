@@ -109,17 +109,18 @@ def products(lines: Iterable[str]) -> int:
 
 
 @pytest.mark.parametrize(("degrees", "max_ell"), [((0,), 1), ((0,), 3), ((0, 1), 1), ((0, 1), 3), ((0, 1, 2), 2), ((0, 1, 2), 3)])
-@pytest.mark.parametrize("form", ["STORED", "TABULATED"])
-def test_products_of_edges_are_those_of_the_generated_kernels(degrees: tuple[int, ...], max_ell: int, form: str) -> None:
+@pytest.mark.parametrize("tabulated", [False, True])
+def test_products_of_edges_are_those_of_the_generated_kernels(degrees: tuple[int, ...], max_ell: int, tabulated: bool) -> None:
     generated = pytest.importorskip("mosso.kernels.fused.edge_convolution_source")
     paths = convolution_paths(degrees, max_ell)
     table = generated.PathTable.parse(generated.PathTable.describe(degrees, paths), (max_ell + 1) ** 2)
     every_path = 10**6  # is coupled outside of the loop over edges
-    forward = generated.forward_source(table, getattr(generated, form), 1, every_path, False)
-    backward = generated.backward_source(table, getattr(generated, form), 1, every_path, False, 4, False)
+    weights = generated.Tabulated() if tabulated else generated.STORED
+    forward = generated.forward_source(table, weights, 1, every_path, False)
+    backward = generated.backward_source(table, weights, 1, every_path, False, 4, False)
     loops = [re.search(r"\n    for edge .*\n((?: {8}.*\n|\n)+)", source) for source in (forward, backward)]
     found = tuple(products(found.group(1).splitlines()) for found in loops if found)
-    assert found == tuple(np.sum([_products_of_path(path, form == "TABULATED") for path in paths], axis=0))
+    assert found == tuple(np.sum([_products_of_path(path, tabulated) for path in paths], axis=0))
 
 
 @pytest.mark.parametrize(("max_ell", "degrees", "correlation"), [(1, (0,), 2), (1, (0, 1), 3), (2, (0, 1), 3), (3, (0,), 3), (2, (0,), 4)])

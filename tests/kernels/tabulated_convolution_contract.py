@@ -40,10 +40,11 @@ class Case(NamedTuple):
     degrees_in: tuple[int, ...]
     paths: tuple[CouplingPath, ...]
     visits: kernels.Visits | None = None
+    coarse: Tensor | None = None
 
     def op(self, x: Tensor, features: Tensor, implementation: str = "triton") -> Tensor:
         edges = (self.rows, self.table, *self.edges)
-        return kernels.tabulated_convolution(x, features, *edges, self.degrees_in, self.paths, self.visits, implementation)
+        return kernels.tabulated_convolution(x, features, *edges, self.degrees_in, self.paths, self.visits, self.coarse, implementation)
 
     def visited_by_row(self) -> "Case":
         """The same with the edges of each receiver visited in the order of their rows."""
@@ -56,9 +57,12 @@ class Case(NamedTuple):
 
 def make_case(
     degrees_in: tuple[int, ...], max_ell: int, nodes: int, edges: int, channels: int,
-    padding: int = 0, same: bool = False, table: torch.dtype = torch.float32, intervals: int = INTERVALS,
+    padding: int = 0, same: bool = False, table: torch.dtype = torch.float32, intervals: int = INTERVALS, ratio: int = 1,
 ) -> Case:  # fmt: skip
-    """Random tensors on random edges, some beyond the cutoff; ``same`` puts every edge on atom 0 of many."""
+    """Random tensors on random edges, some beyond the cutoff; ``same`` puts every edge on atom 0 of many.
+
+    With a ``ratio`` there is a coarse table that has nothing to do with the other.
+    """
     generator = torch.Generator().manual_seed(nodes + edges + channels)
     atoms = 1 if same else None
     neighbors = random_rows(generator, nodes, edges, padding=padding, num_senders=atoms, num_receivers=atoms)
@@ -71,16 +75,21 @@ def make_case(
     rows = torch.randint(intervals + 1, (edges + padding,), generator=generator, dtype=torch.int32)
     rows[edges:] = intervals
     features[:, 0] = torch.where(rows < intervals, features[:, 0].abs() % 1, 0.0)
-    coefficients = rand(intervals + 1, len(paths), channels, 4)
-    coefficients[intervals] = 0
+
+    def coefficients(intervals: int, num_rows: int) -> Tensor:
+        table_RPCQ = rand(num_rows, len(paths), channels, 4)
+        table_RPCQ[intervals:] = 0
+        return table_RPCQ.to(DEVICE, table)
+
     return Case(
         rand(nodes, sum(2 * d + 1 for d in degrees_in), channels).to(DEVICE),
         features.to(DEVICE),
         rows.to(DEVICE),
-        coefficients.to(DEVICE, table),
+        coefficients(intervals, intervals + ratio),
         neighbors,
         degrees_in,
         paths,
+        coarse=coefficients(intervals // ratio, intervals // ratio + 1) if ratio > 1 else None,
     )
 
 
@@ -92,6 +101,31 @@ def test_equals_the_reference(name: str) -> None:
 @pytest.mark.parametrize("table", [torch.float16, torch.float64], ids=str)
 def test_table_in_another_precision(table: torch.dtype) -> None:
     check(make_case((0, 1), 1, 3, 6, 3, table=table).run)
+
+
+@pytest.mark.parametrize(("step", "ahead"), [(1, False), (1, True), (2, True), (3, False)])
+@pytest.mark.parametrize("ratio", [2, 3])
+def test_values_of_a_coarse_table(ratio: int, step: int, ahead: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The output is made of one table, the gradients of the other."""
+    monkeypatch.setattr(fused, "config", lambda direction, *_: fused.Config(32, 1, step, 128, ahead))
+    case = make_case((0, 1), 1, 4, 14, 3, padding=2, ratio=ratio).visited_by_row()
+    assert case.coarse is not None and case.coarse.shape[0] * ratio == case.table.shape[0]
+    check(case.run, (torch.float64,))
+    fine, coarse = (case._replace(table=table, coarse=None).run("triton", torch.float64) for table in (case.table, spread_out(case)))
+    out, *grads = case.run("triton", torch.float64)
+    torch.testing.assert_close(out, coarse[0], rtol=1e-13, atol=1e-13)
+    assert_same_bits(grads, fine[1:])
+
+
+def spread_out(case: Case) -> Tensor:
+    """The coarse table of a case as one of as many rows as the other: the same cubics in the coordinate of shorter intervals."""
+    assert case.coarse is not None
+    ratio, (c0, c1, c2, c3) = case.table.shape[0] // case.coarse.shape[0], case.coarse.double().unbind(3)
+    rows = []
+    for first in range(ratio):  # t of the coarse table is (first + s) / ratio
+        a, b = first / ratio, 1 / ratio
+        rows.append([c0 + a * (c1 + a * (c2 + a * c3)), b * (c1 + a * (2 * c2 + 3 * a * c3)), b * b * (c2 + 3 * a * c3), b * b * b * c3])
+    return torch.stack([torch.stack(row, dim=3) for row in rows], dim=1).flatten(0, 1)
 
 
 @pytest.mark.parametrize("most", [1, 3])
@@ -206,8 +240,8 @@ def test_real_features_of_edges() -> None:
 
 
 def test_non_contiguous_inputs() -> None:
-    case = spread(make_case((0, 1), 1, 3, 6, 4))
-    assert not any(t.is_contiguous() for t in (*case[:4], *case.edges))
+    case = spread(make_case((0, 1), 1, 3, 6, 4, ratio=2))
+    assert case.coarse is not None and not any(t.is_contiguous() for t in (*case[:4], case.coarse, *case.edges))
     check(case.run, (torch.float64,))
 
 
@@ -220,12 +254,12 @@ def test_opcheck() -> None:
     case = make_case((0, 1), 1, 3, 5, 2, padding=1)
     tensors, (senders, _, *others) = [t.clone().requires_grad_() for t in case[:2]], case.edges
     order = torch.arange(len(senders), dtype=torch.int32, device=DEVICE)
-    constants = (case.table, senders, case.rows, order, *others, fused.PathTable.describe(case.degrees_in, case.paths))
+    constants = (case.table, case.table, senders, case.rows, order, *others, fused.PathTable.describe(case.degrees_in, case.paths))
     torch.library.opcheck(fused._forward, (*tensors, *constants))
     plain = [t.detach() for t in tensors]
     g = cotangent(fused._forward(*plain, *constants))
-    torch.library.opcheck(fused._backward, (g, *plain, *constants, [True, True]))
-    torch.library.opcheck(fused._backward, (g, *plain, *constants, [False, True]))
+    for needed in ([True, True], [False, True]):
+        torch.library.opcheck(fused._backward, (g, *plain, case.table, *constants[2:], needed))
 
 
 class Op(torch.nn.Module):
@@ -260,6 +294,8 @@ def test_asking_for_what_cannot_run() -> None:
         case.op(case.x, case.features.float())
     with pytest.raises(ValueError, match="no gradient of its table"):
         case._replace(table=case.table.clone().requires_grad_()).op(case.x, case.features)
+    with pytest.raises(ValueError, match="no gradient of its table"):
+        case._replace(coarse=case.table.clone().requires_grad_()).op(case.x, case.features)
     scaled = case._replace(paths=tuple(CouplingPath(p.l_in, p.l_edge, p.l_out, -0.3) for p in case.paths))
     torch.testing.assert_close(scaled.op(case.x, case.features), scaled.op(case.x, case.features, "reference"))
     chosen = dispatch.ON_CUDA["tabulated_convolution"] if CUDA else "reference"

@@ -21,7 +21,7 @@ def generated() -> list[str]:
     """Sources that are written for a table, one of each kind."""
     paths = convolution_paths((0, 1), 1)
     table = edge_convolution_source.PathTable.parse(edge_convolution_source.PathTable.describe((0, 1), paths), 4)
-    weights = (edge_convolution_source.STORED, edge_convolution_source.TABULATED)
+    weights = (edge_convolution_source.STORED, edge_convolution_source.Tabulated())
     found = [edge_convolution_source.source(d, table, 1, 100, weights=w) for d in ("forward", "backward") for w in weights]
     found.append(edge_convolution_source.source("backward", table, 1, 100, weights=weights[1], chunked=True))
     found += [edge_features_source.source(direction, 1) for direction in ("forward", "backward")]

@@ -32,12 +32,12 @@ def test_symmetric_contraction(name: str) -> None:
 
 
 def test_tabulated_convolution() -> None:
-    from mosso.kernels.fused.edge_convolution_source import TABULATED, PathTable, kernel
+    from mosso.kernels.fused.edge_convolution_source import PathTable, Tabulated, kernel
     from mosso.math.coupling import convolution_paths
 
     table = PathTable.parse(PathTable.describe((0, 1), convolution_paths((0, 1), 1)), 4)
     integers = {"senders": "*i64", "rows": "*i32", "order": "*i32", "receiver_offsets": "*i64"}
-    made = compiled(kernel("forward", table, 1, 128, weights=TABULATED), integers, {"CHANNELS": 128, "BLOCK": 32})
+    made = compiled(kernel("forward", table, 1, 128, weights=Tabulated()), integers, {"CHANNELS": 128, "BLOCK": 32})
     assert made.metadata.shared == 0
     assert "shfl" not in made.asm["ptx"]
     # one load of four coefficients per path, and one of the four numbers of an edge

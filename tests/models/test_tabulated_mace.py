@@ -55,6 +55,25 @@ def test_float32_is_faithful(name: str, moments: int, monkeypatch: pytest.Monkey
     assert difference(found.energy, wanted.energy) < 1e-7
 
 
+@pytest.mark.parametrize("name", ["mace-residual-first", "mace-density-agnesi-zbl"])
+def test_values_are_of_coarser_tables_where_these_serve(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One block for all pairs of species, and one for each; with an error that nothing meets the tables are the same."""
+    potential = Potential(zoo.checkpoint(name), precision=TABULATED, head=zoo.SPECS[name].heads[-1])
+    wanted = evaluate(potential, False)
+    results = []
+    for share, ratio in ((0.5, 4), (1e-3, 2), (0.0, 1)):
+        monkeypatch.setattr(tabulated_mace, "VALUES_SHARE", share)
+        radial = TabulatedMACE(potential.model).tables((0, 1)).radial
+        assert radial.block_rows == radial.num_intervals + ratio
+        for fine, coarse in zip(radial.weights_RPCQ, radial.coarse_RPCQ, strict=True):
+            assert fine.shape[0] == ratio * coarse.shape[0] and (fine is coarse) == (ratio == 1)
+        results.append(evaluate(potential, True))
+    for result in results:
+        torch.testing.assert_close(result.energy, wanted.energy, rtol=1e-9, atol=1e-9)
+        assert difference(result.forces, wanted.forces) < 2e-7
+    assert not torch.equal(results[0].energy, results[2].energy)
+
+
 @pytest.mark.parametrize(("name", "bound"), [("tf32", 1e-4), ("fp16", 1e-3), ("bf16", 1e-2)])
 def test_rounded_tables_cost_what_their_format_says(name: str, bound: float) -> None:
     """On the CPU tables are all that is rounded; dense products are for the GPU to round."""

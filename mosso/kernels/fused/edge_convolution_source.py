@@ -5,7 +5,7 @@ straight code on registers: no loop over paths, no table in memory, nothing mult
 what runs; tracebacks and profilers find the same lines.
 
 Two ops share it and differ in where the radial weights of an edge come from: ``STORED`` reads them (edge_convolution),
-``TABULATED`` evaluates cubics whose coefficients stand in a table (tabulated_convolution).
+``Tabulated`` evaluates cubics whose coefficients stand in a table (tabulated_convolution).
 """
 
 import linecache
@@ -170,6 +170,7 @@ class Weights:
         flags: what the backward kernel may be asked for.
         need_u: when it needs u_i, and so dw_p = sum_i x_i u_i.
         in_fours: whether every thread reads four numbers of an edge at a time.
+        ratio: rows that edges name for one that is read.
     """
 
     op = "edge_convolution"
@@ -182,6 +183,7 @@ class Weights:
     flags: tuple[str, ...] = ("NEED_X", "NEED_Y", "NEED_W")
     need_u = "NEED_X or NEED_W"
     in_fours = False
+    ratio = 1
 
     @property
     def arguments(self) -> str:
@@ -206,6 +208,9 @@ class Weights:
         """Lines that load what ``numbers`` names, from ``w_at`` on."""
         for place, name in enumerate(self.numbers(table)):
             write(f"{prefix}{name}_{u} = tl.load(w_at + {place} * CHANNELS)")
+
+    def prepare(self, write: _Writer, u: int) -> None:
+        """Lines before the weights of an edge are evaluated."""
 
     def evaluate(self, write: _Writer, p: int, u: int) -> None:
         """Lines that make w_p of what was loaded."""
@@ -233,8 +238,10 @@ class Weights:
         write(f"    tl.store(at + {p} * CHANNELS, {dw}, mask={live})")
 
 
-class _Tabulated(Weights):
+@dataclass(frozen=True)
+class Tabulated(Weights):
     """w_p = sum_q c_q t^q, where the coefficients are the row of a table (R, P, C, 4) that the edge names.
+    With a ``ratio``, so many of the rows that edges name are one of the table, whose t runs through all of them.
 
     Edges of a receiver are visited in a given order: ``senders`` and ``rows`` come in it, ``order`` says which edge it is.
     dw_p is not stored: dt = sum over p and channels of dw_p * dw_p/dt takes the place of dY_0. One launch of the backward
@@ -253,17 +260,23 @@ class _Tabulated(Weights):
     flags = ("NEED_X", "NEED_Y")
     need_u = "NEED_X or NEED_Y"
     in_fours = True
+    ratio: int = 1
 
     def numbers(self, table: PathTable) -> list[str]:
         return [f"c{p}_{q}" for p in range(len(table.paths)) for q in range(4)]
 
     def address(self, table: PathTable, edge: str, u: int) -> str:
-        return f"table + row_{u}.to(tl.int64) * ({4 * len(table.paths)} * CHANNELS) + (4 * read[:, None] + four)"
+        row = f"row_{u}" if self.ratio == 1 else f"(row_{u}.to(tl.uint32) // {self.ratio})"
+        return f"table + {row}.to(tl.int64) * ({4 * len(table.paths)} * CHANNELS) + (4 * read[:, None] + four)"
 
     def load_numbers(self, write: "_Writer", table: PathTable, prefix: str, u: int) -> None:
         for p in range(len(table.paths)):
             names = ", ".join(f"{prefix}c{p}_{q}_{u}" for q in range(4))
             write(f"{names} = quarters(tl.load(w_at + {4 * p} * CHANNELS).to(x.dtype.element_ty))")
+
+    def prepare(self, write: _Writer, u: int) -> None:
+        if self.ratio > 1:
+            write(f"t_{u} = (among_{u} + t_{u}) * {1.0 / self.ratio!r}")
 
     def evaluate(self, write: _Writer, p: int, u: int) -> None:
         c0, c1, c2, c3 = (f"c{p}_{q}_{u}" for q in range(4))
@@ -273,7 +286,8 @@ class _Tabulated(Weights):
         return f"visited_{u}.to(tl.int64)"
 
     def noted(self, u: int) -> dict[str, str]:
-        return {f"own_{u}": f"visited_{u}"}
+        among = {f"among_{u}": f"(row_{u}.to(tl.uint32) % {self.ratio}).to(tl.int32)"} if self.ratio > 1 else {}
+        return {f"own_{u}": f"visited_{u}", **among}
 
     def claim(self, write: _Writer, u: int) -> list[str]:
         write(f"ours_{u} = (own_{u} >= first_edge) & (own_{u} < last_edge)")
@@ -288,7 +302,7 @@ class _Tabulated(Weights):
         write(f"    dy0 += ({dw}) * ({c1} + (2.0 * t_{u}) * ({c2} + (1.5 * t_{u}) * {c3}))")
 
 
-STORED, TABULATED = Weights(), _Tabulated()
+STORED = Weights()
 
 
 def _head(write: _Writer, name: str, arguments: str, table: PathTable, weights: Weights, chunked: bool = False) -> None:
@@ -429,6 +443,7 @@ def forward_source(table: PathTable, weights: Weights, step: int, max_sums: int,
             write(f"{name} = zero")
     _loop(write, table, weights, step, ahead)
     for u in range(step):
+        weights.prepare(write, u)
         for p, terms in enumerate(table.terms):
             weights.evaluate(write, p, u)
             for i in sorted({t.i for t in terms}):
@@ -569,7 +584,7 @@ def kernel(
     """The kernel itself; made once, compiled by triton for each device and set of constants."""
     text = source(direction, table, step, max_sums, ahead, warp_sum, weights, chunked)
     function = f"{weights.op}_{direction}"
-    name = f"<mosso {function} {hash((table, step, max_sums, ahead, warp_sum, chunked)):x}>"
+    name = f"<mosso {function} {hash((table, step, max_sums, ahead, warp_sum, weights.ratio, chunked)):x}>"
     # triton reads the source of what it compiles through inspect, which looks here for code that has no file
     linecache.cache[name] = (len(text), None, text.splitlines(keepends=True), name)
     namespace: dict[str, Any] = {"triton": triton, "tl": tl, "await_inputs": await_inputs, "quarters": quarters, "__name__": __name__}

@@ -2,7 +2,7 @@
 """The edge convolution with tabulated radial weights in Triton: forward and first derivative, deterministic, no atomics.
 
 Weights are evaluated in registers from a row of the table that the edge names, so nothing of the size of edges x paths x
-channels is ever stored. The kernels are those of ``edge_convolution`` with another source of weights (``TABULATED``).
+channels is ever stored. The kernels are those of ``edge_convolution`` with another source of weights (``Tabulated``).
 
 forward: one program per receiver and block of channels runs over the incoming edges; one write per output.
 backward: the same programs give dt and dY (per block of channels, summed by a second kernel) and dx per edge, which
@@ -20,7 +20,7 @@ from torch import Tensor
 
 from mosso.kernels.fused import INTERPRETED
 from mosso.kernels.fused import edge_convolution_source as generated
-from mosso.kernels.fused.edge_convolution_source import TABULATED, PathTable
+from mosso.kernels.fused.edge_convolution_source import PathTable, Tabulated
 from mosso.kernels.fused.edge_sums import cut_by_sender, over_senders, sum_parts
 from mosso.kernels.fused.launch import Config, ceil_div, launch, register
 from mosso.kernels.reference import Visits
@@ -30,30 +30,36 @@ from mosso.math.coupling import CouplingPath
 SCRATCH_BYTES, SCRATCH_SHARE = (9 * 2**30 // 10, 2**31), 6
 # Channels of a program, one per thread of one warp.
 BLOCK = 32
-# Sums that leave registers for the loads of the next edge.
-MAX_SUMS_AHEAD = 96
-# Of a thread: twelve warps share a multiprocessor.
-REGISTERS_OF_CHUNKS = 168
+# Products of a component of x and a harmonic, over all paths: with up to so many the sums of all are few, and up to the second number
+# registers are left for the loads of the next edge.
+FEW_PAIRS, MAX_PAIRS_AHEAD = 96, 192
+# Sums in registers beside those loads.
+MAX_SUMS_AHEAD = 160
+# Of a thread, where sums are few: twelve warps share a multiprocessor, or sixteen where coefficients take half as many bytes.
+REGISTERS, REGISTERS_OF_HALVES = 168, 128
 # Programs of a chunk by the number of receivers it has on average; where there are more, programs take several.
 SPARE = 2
 # Programs of the backward pass that fill an H200, and at most so many of a receiver and block of channels.
 ENOUGH_PROGRAMS, MOST_SHARES = 16384, 8
 
 
-def config(direction: str, known: PathTable, itemsize: int, table_itemsize: int, chunked: bool = False) -> Config:
+def config(direction: str, known: PathTable, itemsize: int, table_itemsize: int) -> Config:
     """One warp, one channel per thread: the programs of a multiprocessor then share few enough columns of the table for a row of
-    it to stay in the L1 cache until the last of them has read it. Loads go ahead where registers are left for them and rows are
-    long; the loop over the atoms of a chunk takes registers that it could do without. By times on an H200."""
-    max_sums = generated.MAX_HOISTED[itemsize]
+    it to stay in the L1 cache until the last of them has read it. Loads go ahead where registers are left for them, two edges at a
+    time where the rows are long and the sums few; registers are limited where more programs are worth more. By times on an H200."""
     nvidia = torch.version.cuda is not None and not INTERPRETED
-    ahead = itemsize == 4 and sum(known.num_pairs) <= MAX_SUMS_AHEAD
-    if direction == "forward":
-        return Config(BLOCK, 1, 2 if ahead else 1, max_sums, ahead and table_itemsize == 4)
-    warp_sum = itemsize if nvidia and known.num_edge <= 32 else 0
-    return Config(BLOCK, 1, 1, max_sums, ahead, warp_sum, max_registers=REGISTERS_OF_CHUNKS if nvidia and chunked and itemsize == 4 else 0)
+    pairs = sum(known.num_pairs)
+    ahead, few = itemsize == 4 and pairs <= MAX_PAIRS_AHEAD, itemsize == 4 and pairs <= FEW_PAIRS
+    max_sums = MAX_SUMS_AHEAD if ahead else generated.MAX_HOISTED[itemsize]
+    if direction == "backward":
+        warp_sum = itemsize if nvidia and known.num_edge <= 32 else 0
+        return Config(BLOCK, 1, 1, max_sums, ahead, warp_sum, REGISTERS if few and nvidia else 0)
+    if few and table_itemsize < itemsize:
+        return Config(BLOCK, 1, 1, max_sums, ahead, max_registers=REGISTERS_OF_HALVES if nvidia else 0)
+    return Config(BLOCK, 1, 2 if few else 1, max_sums, ahead)
 
 
-def _fake_forward(x, features, table, senders, rows, order, receiver_offsets, transpose, sender_offsets, paths):
+def _fake_forward(x, features, table, coarse, senders, rows, order, receiver_offsets, transpose, sender_offsets, paths):
     return x.new_empty(x.shape[0], PathTable.parse(paths, int(features.shape[1])).num_out, x.shape[2])
 
 
@@ -62,6 +68,7 @@ def _forward(
     x: Tensor,
     features: Tensor,
     table: Tensor,
+    coarse: Tensor,
     senders: Tensor,
     rows: Tensor,
     order: Tensor,
@@ -70,23 +77,26 @@ def _forward(
     sender_offsets: Tensor,
     paths: str,
 ) -> Tensor:
-    """(N, K, C); ``senders``, ``rows`` and ``order`` in the order of visits. The transpose is for the backward pass."""
+    """(N, K, C); ``senders``, ``rows`` and ``order`` in the order of visits. ``coarse`` may be the table itself, which is for the
+    backward pass, as the transpose is."""
     known = PathTable.parse(paths, int(features.shape[1]))
     # An int, also where compilers trace with unknown sizes: kernels are made for a number of channels.
     num_nodes, channels = x.shape[0], int(x.shape[2])
     assert x.shape[1] == known.num_in
-    assert table.shape[1:] == (len(known.paths), channels, 4)
+    assert table.shape[1:] == coarse.shape[1:] == (len(known.paths), channels, 4)
+    ratio = int(table.shape[0]) // int(coarse.shape[0])
+    assert ratio * coarse.shape[0] == table.shape[0]
     assert receiver_offsets.shape == sender_offsets.shape == (num_nodes + 1,)
     if features.shape[0] == 0:
         return x.new_zeros(num_nodes, known.num_out, channels)
     out = x.new_empty(num_nodes, known.num_out, channels)
-    cut = config("forward", known, x.element_size(), table.element_size())
+    cut = config("forward", known, x.element_size(), coarse.element_size())
     launch(
-        generated.kernel("forward", known, cut.step, cut.max_sums, cut.ahead, weights=TABULATED),
+        generated.kernel("forward", known, cut.step, cut.max_sums, cut.ahead, weights=Tabulated(ratio)),
         (num_nodes, ceil_div(channels, cut.block)),
         x.contiguous(),
         features.contiguous(),
-        table.contiguous(),
+        coarse.contiguous(),
         senders.contiguous(),
         rows.contiguous(),
         order.contiguous(),
@@ -149,14 +159,14 @@ def _backward(
     per_edge = (width if need_x else 0) + (num_blocks * num_features if need_y else 0)
     chunks = _chunks(num_edges, _edges_at_once(num_edges, per_edge * x.element_size()))
     chunked, longest = len(chunks) > 1, chunks[0][1]
-    cut = config("backward", known, x.element_size(), table.element_size(), chunked)
+    cut = config("backward", known, x.element_size(), table.element_size())
     edges = [t.contiguous() for t in (x, features, table, senders, rows, order, receiver_offsets)]
     transpose, sender_offsets = transpose.contiguous(), sender_offsets.contiguous()
     grad_edges = x.new_empty((longest, width) if need_x else (0,))
     grad_parts = x.new_empty((num_blocks, longest, num_features) if need_y else (0,))
     grad_x = x.new_empty(x.shape) if need_x and len(chunks) == 1 else x.new_zeros(x.shape if need_x else (0,))
     grad_features = x.new_empty(features.shape if need_y else (0,))
-    kernel = generated.kernel("backward", known, cut.step, cut.max_sums, cut.ahead, cut.warp_sum, TABULATED, chunked)
+    kernel = generated.kernel("backward", known, cut.step, cut.max_sums, cut.ahead, cut.warp_sum, Tabulated(), chunked)
     sizes = {"CHANNELS": channels, "BLOCK": cut.block, "NEED_X": need_x, "NEED_Y": need_y}
     by_parts = {"PARTS": num_blocks, "WIDTH": num_features, "BLOCK": 1024}
     g = g.contiguous()
@@ -179,14 +189,14 @@ def _backward(
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    *tensors, ctx.paths = inputs
-    ctx.save_for_backward(*tensors)
+    x, features, table, _, *edges, ctx.paths = inputs
+    ctx.save_for_backward(x, features, table, *edges)
 
 
 def _first_derivative(ctx: Any, g: Tensor) -> tuple[Any, ...]:
     needed = ctx.needs_input_grad[:2]
     grads = _backward(g, *ctx.saved_tensors, ctx.paths, needed)
-    return *(grad if need else None for grad, need in zip(grads, needed, strict=True)), *(None,) * 8
+    return *(grad if need else None for grad, need in zip(grads, needed, strict=True)), *(None,) * 9
 
 
 def _second_derivative(ctx: Any, *cotangents: Tensor) -> tuple[Any, ...]:
@@ -212,18 +222,20 @@ def tabulated_convolution(
     degrees_in: tuple[int, ...],
     paths: Sequence[CouplingPath],
     visits: Visits | None = None,
+    coarse_RPCQ: Tensor | None = None,
 ) -> Tensor:
     """(N, K, C), as ``reference.tabulated_convolution`` but differentiable once; bitwise the same in every run.
 
-    Arithmetic is in the dtype of x and the features; the table may have any real one, and gets no gradient. The transpose
+    Arithmetic is in the dtype of x and the features; the tables may have any real one, and get no gradient. The transpose
     lists the edges of each sender in ascending order.
     """
-    if table_RPCQ.requires_grad:
+    coarse_RPCQ = table_RPCQ if coarse_RPCQ is None else coarse_RPCQ
+    if table_RPCQ.requires_grad or coarse_RPCQ.requires_grad:
         raise ValueError(
             "The triton implementation of tabulated_convolution gives no gradient of its table: detach it or ask for 'reference'."
         )
     if visits is None:
         visits = Visits(torch.arange(rows_E.shape[0], dtype=torch.int32, device=rows_E.device), senders_E, rows_E)
     edges = (visits.senders_E, visits.rows_E, visits.order_E, receiver_offsets, transpose_E, sender_offsets)
-    result: Tensor = _forward(x_NMC, features_EJ, table_RPCQ, *edges, PathTable.describe(degrees_in, paths))
+    result: Tensor = _forward(x_NMC, features_EJ, table_RPCQ, coarse_RPCQ, *edges, PathTable.describe(degrees_in, paths))
     return result

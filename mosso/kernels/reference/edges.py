@@ -153,17 +153,32 @@ def tabulated_convolution(
     degrees_in: tuple[int, ...],
     paths: Sequence[CouplingPath],
     visits: Visits | None = None,
+    coarse_RPCQ: Tensor | None = None,
 ) -> Tensor:
     """(N, K, C): ``edge_convolution`` whose radial weights are piecewise polynomials of the distance.
 
     w[e, p, c] = sum over q of table[rows[e], p, c, q] t^q with t = features[e, 0]; the other features are the harmonics of
     degree 1 and higher (see ``edge_features``). The table is a constant of the model: it gets no gradient. ``visits``
     (see ``visiting_order``) change the speed of other implementations and the order of their sums.
+
+    ``coarse_RPCQ`` is a table of the same functions where one row stands for ratio = R / R' of the other, and its t is
+    (rows[e] % ratio + t) / ratio. The output is then made with it, and the gradients still with ``table_RPCQ``: a function needs
+    fewer intervals than its derivative, and rows that more edges share are read from nearer caches.
     """
-    weights_EPC = _cubic(table_RPCQ, rows_E, features_EJ[:, 0], 3)
     harmonics_EM = torch.cat([torch.ones_like(features_EJ[:, :1]), features_EJ[:, 1:]], dim=1)
     edges = (senders_E, receivers_E, receiver_offsets, transpose_E, sender_offsets)
-    return edge_convolution(x_NMC, harmonics_EM, weights_EPC, *edges, degrees_in, paths)
+
+    def convolve(weights_EPC: Tensor) -> Tensor:
+        return edge_convolution(x_NMC, harmonics_EM, weights_EPC, *edges, degrees_in, paths)
+
+    position_E = features_EJ[:, 0]
+    found_NKC = convolve(_cubic(table_RPCQ, rows_E, position_E, 3))
+    if coarse_RPCQ is None:
+        return found_NKC
+    ratio = table_RPCQ.shape[0] // coarse_RPCQ.shape[0]
+    with torch.no_grad():
+        value_NKC = convolve(_cubic(coarse_RPCQ, rows_E // ratio, (rows_E % ratio + position_E) / ratio, 3))
+    return value_NKC + (found_NKC - found_NKC.detach())
 
 
 def radial_moments(
