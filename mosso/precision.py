@@ -25,9 +25,10 @@ class Precision:
         geometry: edge vectors, radial functions, spherical harmonics; float32 or better.
         energy: per-atom energies, E0, ZBL, virial and every sum over atoms; always float64.
         matmul: how dense products run, one of MATMULS.
-        table: radial weights that are tabulated on a GPU; may be shorter than ``compute``, in which they are used.
-        table_error: largest relative root mean square error of the derivative of a tabulated radial function, rounding to
-            ``table`` included; None where they are always evaluated.
+        table: radial weights that are tabulated on a GPU, but not their derivatives; may be shorter than ``compute``, in which they
+            are used.
+        table_error: largest relative root mean square error of the derivative of a tabulated radial function; None where they are
+            always evaluated.
     """
 
     name: str

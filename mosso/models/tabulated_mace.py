@@ -42,7 +42,8 @@ class Radial:
         sums_RQK: what the first layer sums over edges whatever the features of the sender: the hidden functions of its network
             where it is made of moments, then the density function of each layer that has one.
         weights_RPCQ: path weights of the layers that are convolutions, the last ones.
-        coarse_RPCQ: the same on fewer intervals, or just the same: enough for the convolution itself, too few for its derivatives.
+        coarse_RPCQ: the same on fewer intervals or in a shorter format, or just the same: good enough for the convolution itself, not for
+            its derivatives.
     """
 
     num_intervals: int
@@ -250,19 +251,15 @@ class TabulatedMACE(nn.Module):
             [partial(self._path_weights, layer=layer, bond=bond) for bond in bonds] for layer in range(int(moments), spec.num_layers)
         ]
         first, *convolved = functions
-        num_intervals = max(
-            self._choose_intervals(function, precision.table if of_layer is not first else precision.compute)
-            for of_layer in functions
-            for function in of_layer
-        )
+        num_intervals = max(self._choose_intervals(function) for of_layer in functions for function in of_layer)
         ratio = self._choose_ratio([function for of_layer in convolved for function in of_layer], num_intervals)
         num_rows = num_intervals + ratio
-        weights_RPCQ = tuple(self._by_path(tabulate, of_layer, num_intervals, num_rows) for of_layer in convolved)
-        coarse_RPCQ = weights_RPCQ
-        if ratio > 1:
-            coarse = (num_intervals // ratio, num_rows // ratio)
-            coarse_RPCQ = tuple(self._by_path(tabulate_values, of_layer, *coarse) for of_layer in convolved)
         sums_RQK = self._blocks(tabulate, first, num_intervals, num_rows).to(precision.compute)
+        weights_RPCQ = tuple(self._by_path(tabulate, of_layer, num_intervals, num_rows, precision.compute) for of_layer in convolved)
+        coarse_RPCQ = weights_RPCQ
+        if ratio > 1 or precision.table != precision.compute:
+            coarse = (num_intervals // ratio, num_rows // ratio, precision.table)
+            coarse_RPCQ = tuple(self._by_path(tabulate_values, of_layer, *coarse) for of_layer in convolved)
         return Radial(num_intervals, num_rows, sums_RQK, weights_RPCQ, coarse_RPCQ)
 
     def _blocks(self, make: Callable[..., Tensor], functions: list[RadialFunction], num_intervals: int, num_rows: int) -> Tensor:
@@ -270,9 +267,11 @@ class TabulatedMACE(nn.Module):
         tables = (make(function, self.spec.r_max, num_intervals, self.device) for function in functions)
         return torch.cat([nn.functional.pad(table, (0, 0, 0, 0, 0, num_rows - table.shape[0])) for table in tables])
 
-    def _by_path(self, make: Callable[..., Tensor], functions: list[RadialFunction], num_intervals: int, num_rows: int) -> Tensor:
+    def _by_path(
+        self, make: Callable[..., Tensor], functions: list[RadialFunction], num_intervals: int, num_rows: int, dtype: torch.dtype
+    ) -> Tensor:
         """(R, P, C, 4) ``_blocks`` of path weights."""
-        table_RQD = self._blocks(make, functions, num_intervals, num_rows).to(self.precision.table)
+        table_RQD = self._blocks(make, functions, num_intervals, num_rows).to(dtype)
         return table_RQD.unflatten(2, (-1, self.spec.num_channels)).permute(0, 2, 3, 1).contiguous()
 
     def _choose_ratio(self, functions: list[RadialFunction], num_intervals: int) -> int:
@@ -288,9 +287,9 @@ class TabulatedMACE(nn.Module):
         short = (ratio for ratio in RATIOS if num_intervals // ratio >= LEAST_INTERVALS)
         return next((ratio for ratio in short if all(serves(function, ratio) for function in functions)), 1)
 
-    def _choose_intervals(self, function: RadialFunction, dtype: torch.dtype) -> int:
+    def _choose_intervals(self, function: RadialFunction) -> int:
         assert self.precision.table_error is not None
-        found = choose_intervals(function, self.spec.r_max, self.precision.table_error, dtype, self.device)
+        found = choose_intervals(function, self.spec.r_max, self.precision.table_error, self.precision.compute, self.device)
         if found is None:
             raise TableError(
                 f"The radial functions cannot be tabulated within {self.precision.table_error:g}, as {self.precision.name} asks"
