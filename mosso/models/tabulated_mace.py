@@ -2,7 +2,7 @@
 
 import warnings
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial, reduce
 from itertools import combinations_with_replacement
@@ -262,19 +262,19 @@ class TabulatedMACE(nn.Module):
             coarse_RPCQ = tuple(self._by_path(tabulate_values, of_layer, *coarse) for of_layer in convolved)
         return Radial(num_intervals, num_rows, sums_RQK, weights_RPCQ, coarse_RPCQ)
 
-    def _blocks(self, make: Callable[..., Tensor], functions: list[RadialFunction], num_intervals: int, num_rows: int) -> Tensor:
+    def _blocks(self, make: Callable[..., Tensor], functions: Sequence[RadialFunction], num_intervals: int, num_rows: int) -> Tensor:
         """(blocks * num_rows, 4, D) tables of ``functions`` one below the other, rows of zeros at the end of each."""
         tables = (make(function, self.spec.r_max, num_intervals, self.device) for function in functions)
         return torch.cat([nn.functional.pad(table, (0, 0, 0, 0, 0, num_rows - table.shape[0])) for table in tables])
 
     def _by_path(
-        self, make: Callable[..., Tensor], functions: list[RadialFunction], num_intervals: int, num_rows: int, dtype: torch.dtype
+        self, make: Callable[..., Tensor], functions: Sequence[RadialFunction], num_intervals: int, num_rows: int, dtype: torch.dtype
     ) -> Tensor:
         """(R, P, C, 4) ``_blocks`` of path weights."""
         table_RQD = self._blocks(make, functions, num_intervals, num_rows).to(dtype)
         return table_RQD.unflatten(2, (-1, self.spec.num_channels)).permute(0, 2, 3, 1).contiguous()
 
-    def _choose_ratio(self, functions: list[RadialFunction], num_intervals: int) -> int:
+    def _choose_ratio(self, functions: Sequence[RadialFunction], num_intervals: int) -> int:
         """How many intervals may be one for the values of ``functions``."""
         precision, r_max = self.precision, self.spec.r_max
         assert precision.table_error is not None

@@ -55,6 +55,26 @@ def test_replays_follow_the_inputs(name: str, precision: str) -> None:
     assert captured.num_recordings == 2
 
 
+@pytest.mark.parametrize("num_edges", [20, 300])
+def test_chunks_of_edges(num_edges: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Gradients of the convolution where there is scratch for so many edges at a time: eager and recorded the same."""
+    fused = pytest.importorskip("mosso.kernels.fused.tabulated_convolution")
+    eager = potential("mace-residual-first", "fp32", device="cuda")
+    assert isinstance(eager.evaluator, TabulatedMACE)
+    batch = eager.batch([water_box(3, seed=1)])
+    graph = eager.graph(batch)
+    whole = eager.evaluate(batch, graph, stress=True)
+    channels = eager.model.spec.num_channels
+    monkeypatch.setattr(fused, "SCRATCH_BYTES", (num_edges * 4 * (4 * channels + 16),) * 2)
+    chunked = eager.evaluate(batch, graph, stress=True)
+    torch.testing.assert_close(chunked.forces, whole.forces, rtol=0, atol=1e-6 * float(whole.forces.abs().max()))
+    captured = CapturedPotential(eager)
+    for _ in range(20):
+        again, got = eager.evaluate(batch, graph, stress=True), captured.evaluate(batch, graph, stress=True)
+        assert torch.equal(again.forces, chunked.forces) and torch.equal(got.forces, chunked.forces)
+        assert torch.equal(again.stress, chunked.stress) and torch.equal(got.stress, chunked.stress)
+
+
 def test_results_are_not_overwritten_by_the_next_replay() -> None:
     captured = CapturedPotential(potential("mace-plain", "fp64", device="cuda"))
     batch = captured.batch([water_box(1, seed=2)])
