@@ -7,7 +7,7 @@ repulsion, densities and sums over atoms are left out.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from mosso.bench.forms import tabulated
@@ -35,6 +35,7 @@ class Size:
         atoms, edges, species: how many there are; of the species those present.
         intervals: of the tables; None for the stock form.
         word: bytes of a number.
+        coarse_intervals, coarse_word: of the tables that convolutions take their values from.
     """
 
     atoms: int
@@ -42,15 +43,19 @@ class Size:
     species: int
     intervals: int | None
     word: int = 4
+    coarse_intervals: int = 256
+    coarse_word: int = 4
 
 
 def size_of(potential: Potential, batch: Batch, graph: Graph) -> Size:
     """Of an evaluation by the form that ``potential`` takes for these atoms."""
     present = SpeciesGroups.of(species_index(batch.numbers_N, potential.species)).present
-    form, intervals = potential.evaluator, None
-    if isinstance(form, TabulatedMACE) and form.for_species(present) is not potential.model:
-        intervals = form.tables(present).radial.num_intervals
-    return Size(batch.num_atoms, graph.num_edges, len(present), intervals, potential.precision.compute.itemsize)
+    form, size = potential.evaluator, Size(batch.num_atoms, graph.num_edges, len(present), None, potential.precision.compute.itemsize)
+    if not isinstance(form, TabulatedMACE) or form.for_species(present) is potential.model:
+        return size
+    radial = form.tables(present).radial
+    coarse = radial.num_intervals // radial.ratio
+    return replace(size, intervals=radial.num_intervals, coarse_intervals=coarse, coarse_word=potential.precision.table.itemsize)
 
 
 @dataclass(frozen=True)
@@ -154,15 +159,17 @@ def _convolution(name: str, spec: MACESpec, rows_in: int, paths: tuple[CouplingP
     features, nodes = size.edges * (components * word + 12), size.atoms * rows_in * channels * word
     sums = size.atoms * num_components(tuple(path.l_out for path in paths)) * channels * word
     each = size.edges * channels
+    gathered = each * word * rows_in
     if size.intervals is None:
-        gathered = each * word * rows_in
-        weights = gradient = each * len(paths) * word
+        weights = each * len(paths) * word
+        tables, coefficients, gradient = (weights, weights), (0, 0), weights
     else:
-        gathered = each * word * (rows_in + CUBIC * len(paths))
-        weights, gradient = size.intervals * len(paths) * CUBIC * channels * word, 0
-    yield Cost(name, "forward", 2 * each * forward, features + nodes + sums + weights, gathered)
-    traffic = features * 2 + nodes * 2 + sums + weights + gradient
-    yield Cost(name, "backward", 2 * each * backward, traffic, gathered + each * rows_in * word * 2)
+        row, gradient = CUBIC * len(paths) * channels, 0
+        tables = (size.coarse_intervals * row * size.coarse_word, size.intervals * row * word)
+        coefficients = (size.edges * row * size.coarse_word, size.edges * row * word)
+    yield Cost(name, "forward", 2 * each * forward, features + nodes + sums + tables[0], gathered + coefficients[0])
+    traffic = features * 2 + nodes * 2 + sums + tables[1] + gradient
+    yield Cost(name, "backward", 2 * each * backward, traffic, gathered + coefficients[1] + each * rows_in * word * 2)
 
 
 def _products_of_path(path: CouplingPath, tabulated: bool) -> tuple[int, int]:

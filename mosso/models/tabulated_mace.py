@@ -37,8 +37,8 @@ class Radial:
     """Radial functions as piecewise cubics, the same for all species or block after block for each kind of pair.
 
     Attributes:
-        num_intervals: on [0, r_max).
-        block_rows: rows of a block, zero from num_intervals on; those of ``coarse_RPCQ`` divide them.
+        num_intervals: on [0, r_max); a block has num_intervals + ratio rows, the last of which are zero.
+        ratio: of their number to that of ``coarse_RPCQ``.
         sums_RQK: what the first layer sums over edges whatever the features of the sender: the hidden functions of its network
             where it is made of moments, then the density function of each layer that has one.
         weights_RPCQ: path weights of the layers that are convolutions, the last ones.
@@ -47,7 +47,7 @@ class Radial:
     """
 
     num_intervals: int
-    block_rows: int
+    ratio: int
     sums_RQK: Tensor
     weights_RPCQ: tuple[Tensor, ...]
     coarse_RPCQ: tuple[Tensor, ...]
@@ -237,7 +237,7 @@ class TabulatedMACE(nn.Module):
         x_SC, first_mix, residual_SC = self._fold_first_layer(present, moments)
         return Tables(
             radial,
-            None if kind_SS is None else (kind_SS * radial.block_rows).to(device),
+            None if kind_SS is None else (kind_SS * (radial.num_intervals + radial.ratio)).to(device),
             tuple(mix.to(device, precision.compute) for mix in first_mix),
             x_SC.to(device, precision.compute),
             None if residual_SC is None else residual_SC.to(device, precision.compute),
@@ -260,7 +260,7 @@ class TabulatedMACE(nn.Module):
         if ratio > 1 or precision.table != precision.compute:
             coarse = (num_intervals // ratio, num_rows // ratio, precision.table)
             coarse_RPCQ = tuple(self._by_path(tabulate_values, of_layer, *coarse) for of_layer in convolved)
-        return Radial(num_intervals, num_rows, sums_RQK, weights_RPCQ, coarse_RPCQ)
+        return Radial(num_intervals, ratio, sums_RQK, weights_RPCQ, coarse_RPCQ)
 
     def _blocks(self, make: Callable[..., Tensor], functions: Sequence[RadialFunction], num_intervals: int, num_rows: int) -> Tensor:
         """(blocks * num_rows, 4, D) tables of ``functions`` one below the other, rows of zeros at the end of each."""

@@ -33,6 +33,10 @@ def test_known_counts() -> None:
     # docs/kernels.md: 124 and 266, of which 30 and 60 for the cubics
     assert found["convolution 1", "forward"].flops == 2 * 124 * 158_000 * 128
     assert found["convolution 1", "backward"].flops == 2 * 266 * 158_000 * 128
+    assert found["convolution 1", "forward"].bytes == 158_000 * (16 * 4 + 12) + 4 * 1000 * (4 + 40) * 128 + 256 * 10 * 4 * 128 * 4
+    halves = by_name(replace(SIZE, coarse_word=2))["convolution 1", "forward"]
+    assert found["convolution 1", "forward"].gathered - halves.gathered == 158_000 * 10 * 4 * 128 * 2
+    assert by_name(replace(SIZE, coarse_word=2))["convolution 1", "backward"] == found["convolution 1", "backward"]
     assert found["mix 1", "forward"].flops == 2 * 1000 * 40 * 128**2
     assert found["mix 1", "forward"].bytes == 4 * (1000 * (40 + 16) * 128 + 10 * 128**2)
     assert found["up 1", "forward"].bytes == 4 * (2 * 1000 * 4 * 128 + 2 * 128**2)

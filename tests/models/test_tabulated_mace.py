@@ -64,7 +64,7 @@ def test_values_are_of_coarser_tables_where_these_serve(name: str, monkeypatch: 
     for share, ratio in ((0.5, 4), (1e-3, 2), (0.0, 1)):
         monkeypatch.setattr(tabulated_mace, "VALUES_SHARE", share)
         radial = TabulatedMACE(potential.model).tables((0, 1)).radial
-        assert radial.block_rows == radial.num_intervals + ratio
+        assert radial.ratio == ratio
         for fine, coarse in zip(radial.weights_RPCQ, radial.coarse_RPCQ, strict=True):
             assert fine.shape[0] == ratio * coarse.shape[0] and (fine is coarse) == (ratio == 1)
         results.append(evaluate(potential, True))
