@@ -60,9 +60,9 @@ def versions(device: torch.device) -> dict[str, str]:
 
 
 def commit() -> str | None:
-    """Of the checkout the package stands in; None where it is installed without one."""
+    """Of the checkout the package stands in, with "-dirty" where files are not as it has them; None where it is installed without one."""
     try:
-        command = ["git", "rev-parse", "HEAD"]
+        command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
         return subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=False).stdout.strip() or None
     except OSError:
         return None

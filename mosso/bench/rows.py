@@ -54,7 +54,7 @@ class Row(BaseModel):
             is this very configuration, and the errors are None.
         gflops, gbytes, limit_share: counted work of one call, and the least time it can take over the time it took.
         clock_MHz, temperature_C: of the GPU, before and after.
-        command: what to run for this row. commit, source: of mosso, the latter a hash of its files as they ran.
+        command: what to run for this row. commit, source: of mosso ("-dirty": with changes), the latter a hash of its files as they ran.
         started: UTC, ISO 8601.
     """
 
@@ -117,6 +117,11 @@ class Row(BaseModel):
         """What makes two rows measurements of the same thing."""
         where = self.hardware.gpu or self.hardware.cpu or self.hardware.device
         return (self.model, self.package, self.backend, self.precision, self.task, self.system, str(self.batch), where)
+
+    @property
+    def short_commit(self) -> str | None:
+        """For reading."""
+        return self.commit and self.commit[:10] + "-dirty" * self.commit.endswith("-dirty")
 
 
 def append_row(path: Path, row: Row) -> None:

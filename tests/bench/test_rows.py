@@ -32,6 +32,11 @@ ROW = Row(
 )
 
 
+def test_a_commit_for_reading() -> None:
+    shown = [ROW.model_copy(update={"commit": commit}).short_commit for commit in (None, "0123456789abcdef", "0123456789abcdef-dirty")]
+    assert shown == [None, "0123456789", "0123456789-dirty"]
+
+
 def test_there_and_back(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     other = ROW.model_copy(update={"reason": "two\nlines, and µ", "status": "error", "ms": None})

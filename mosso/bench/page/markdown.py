@@ -166,7 +166,7 @@ def _times(found: Ratio) -> str:
 
 def _notes(rows: Sequence[Row]) -> str:
     where = sorted({_machine(row) for row in rows if row.status == "ok"} or {row.key[-1] for row in rows})
-    commits = sorted({row.commit[:10] for row in rows if row.commit})
+    commits = sorted({row.short_commit for row in rows if row.short_commit})
     days = sorted({row.started[:10] for row in rows})
     span = days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"
     made = f"; mosso at {', '.join(commits)}" if commits else ""

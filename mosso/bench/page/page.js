@@ -109,7 +109,7 @@ function makeFixedTables() {
   ], published.rows));
   const list = (pairs) => Object.entries(pairs).map(([name, value]) => `${name} ${value}`).join(", ");
   const used = d3.rollup(data.rows, (rows) => [...new Set(rows.map((row) => row.package))].join(", "), (row) => row.environment);
-  const commitsOf = (rows) => [...new Set(rows.map((row) => row.commit?.slice(0, 10)).filter(Boolean))].join(", ") || NONE;
+  const commitsOf = (rows) => [...new Set(rows.map((row) => row.commit?.replace(/^(.{10})[0-9a-f]*/, "$1")).filter(Boolean))].join(", ") || NONE;
   const commits = d3.rollup(data.rows, commitsOf, (row) => row.environment);
   byId("environment").append(table([
     { name: "packages", head: true, show: ({ place }) => used.get(place) },

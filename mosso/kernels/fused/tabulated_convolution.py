@@ -35,9 +35,9 @@ BLOCK = 32
 FEW_PAIRS, MAX_PAIRS_AHEAD = 96, 192
 # Sums in registers beside those loads.
 MAX_SUMS_AHEAD = 160
-# Of a thread of each kernel, where sums are few: programs that share a multiprocessor cost each other registers. With coefficients of
-# half as many bytes the forward kernel needs fewer.
-REGISTERS, REGISTERS_OF_HALVES = {"forward": 232, "backward": 168}, 128
+# Of a thread of each kernel, where sums are few: what programs that share a multiprocessor leave each other. Coefficients of half as
+# many bytes need fewer in the forward kernel.
+REGISTERS = {"forward": 232, "halves": 128, "backward": 168}
 # Programs of a chunk by the number of receivers it has on average; where there are more, programs take several.
 SPARE = 2
 # Programs of the backward pass that fill an H200, and at most so many of a receiver and block of channels.
@@ -52,10 +52,12 @@ def config(direction: str, known: PathTable, itemsize: int, table_itemsize: int)
     pairs = sum(known.num_pairs)
     ahead, few = itemsize == 4 and pairs <= MAX_PAIRS_AHEAD, itemsize == 4 and pairs <= FEW_PAIRS
     max_sums = MAX_SUMS_AHEAD if ahead else generated.MAX_HOISTED[itemsize]
-    halves = direction == "forward" and table_itemsize < itemsize
-    registers = (REGISTERS_OF_HALVES if halves else REGISTERS[direction]) if few and nvidia else 0
-    warp_sum = itemsize if direction == "backward" and nvidia and known.num_edge <= 32 else 0
-    return Config(BLOCK, 1, 2 if few and direction == "forward" and not halves else 1, max_sums, ahead, warp_sum, registers)
+    if direction == "backward":
+        warp_sum = itemsize if nvidia and known.num_edge <= 32 else 0
+        return Config(BLOCK, 1, 1, max_sums, ahead, warp_sum, REGISTERS["backward"] if few and nvidia else 0)
+    halves = table_itemsize < itemsize
+    registers = REGISTERS["halves" if halves else "forward"] if few and nvidia else 0
+    return Config(BLOCK, 1, 2 if few and not halves else 1, max_sums, ahead, max_registers=registers)
 
 
 def _fake_forward(x, features, table, coarse, senders, rows, order, receiver_offsets, transpose, sender_offsets, paths):
