@@ -278,23 +278,29 @@ class TabulatedMACE(nn.Module):
         """How many intervals may be one for the values of ``functions``."""
         precision, r_max = self.precision, self.spec.r_max
         assert precision.table_error is not None
-        most = VALUES_SHARE * precision.table_error
 
-        def serves(function: RadialFunction, ratio: int) -> bool:
-            table_RQD = tabulate_values(function, r_max, num_intervals // ratio, self.device)
-            return value_error(table_RQD.to(precision.table), function, r_max) <= most
+        def serves(ratio: int, most: float) -> bool:
+            tables = (tabulate_values(function, r_max, num_intervals // ratio, self.device).to(precision.table) for function in functions)
+            return all(value_error(table, function, r_max) <= most for table, function in zip(tables, functions, strict=True))
 
-        short = (ratio for ratio in RATIOS if num_intervals // ratio >= LEAST_INTERVALS)
-        return next((ratio for ratio in short if all(serves(function, ratio) for function in functions)), 1)
+        for ratio in RATIOS:
+            if num_intervals // ratio >= LEAST_INTERVALS and serves(ratio, VALUES_SHARE * precision.table_error):
+                return ratio
+        # The format itself may be too short, and numbers too large for it.
+        if precision.table != precision.compute and not serves(1, precision.table_error):
+            raise self._inexact()
+        return 1
 
     def _choose_intervals(self, function: RadialFunction) -> int:
         assert self.precision.table_error is not None
         found = choose_intervals(function, self.spec.r_max, self.precision.table_error, self.precision.compute, self.device)
         if found is None:
-            raise TableError(
-                f"The radial functions cannot be tabulated within {self.precision.table_error:g}, as {self.precision.name} asks"
-            )
+            raise self._inexact()
         return found
+
+    def _inexact(self) -> TableError:
+        asked = f"{self.precision.table_error:g}, as {self.precision.name} asks"
+        return TableError(f"The radial functions cannot be tabulated within {asked}")
 
     def _kinds_of_pairs(self, present: tuple[int, ...]) -> tuple[list[Tensor | None], Tensor | None]:
         """The bond lengths that occur, and (S, S) int32 which of them a pair has; one kind without a distance transform."""

@@ -101,6 +101,20 @@ def test_what_tables_cannot_do_is_left_to_the_stock_form(monkeypatch: pytest.Mon
         assert form.for_species((0, 2)) is potential.model
 
 
+@pytest.mark.parametrize("scale", [1e6, 1.0])
+def test_weights_beyond_what_their_format_holds_are_left_to_the_stock_form(scale: float) -> None:
+    """Numbers of float16 end at 65,504; none of them are infinite where they fit."""
+    potential = Potential(zoo.checkpoint("mace-plain"), precision=POLICIES["fp16"], head="Default")
+    last = len(potential.model.spec.radial_mlp)
+    getattr(potential.model.interactions[1].conv_tp_weights, f"layer{last}").weight.data *= scale
+    form = TabulatedMACE(potential.model)
+    if scale == 1.0:
+        assert form.tables((0, 2)).radial.coarse_RPCQ[0].dtype == torch.float16
+        return
+    with pytest.warns(UserWarning, match="cannot be tabulated within 0.0005, as fp16 asks"):
+        assert form.for_species((0, 2)) is potential.model
+
+
 def test_many_species_make_the_first_layer_a_convolution(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a mixture where a distance transform gives pairs tables of their own, the stock form does all."""
     for name, few in (("mace-density-agnesi-zbl", 2), ("mace-plain", 2), ("mace-degree-3-three-layers", 1)):
