@@ -107,7 +107,7 @@ PRESETS: dict[str, Preset] = {
             Block(models=MEDIUM, systems=("W98304",), tasks=("stress+list",), backends=OURS),
             Block(models=LARGE, systems=("C1000",), tasks=STEPS, backends=(*OURS, E3NN, *OEQ)),
             Block(models=LARGE, systems=("W24000",), tasks=STEPS, backends=(*OURS, *OEQ)),
-            Block(models=MEDIUM, systems=("W648",), tasks=("md", "md-ase"), backends=("auto", E3NN, "cueq", "oeq")),
+            Block(models=MEDIUM, systems=("W648",), tasks=("md", "md-ase"), backends=("auto", E3NN, *CUEQ, "oeq")),
             Block(models=MEDIUM, tasks=("largest",), backends=("eager", "cueq")),
         ),
         table=True,

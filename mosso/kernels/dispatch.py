@@ -225,8 +225,7 @@ def tabulated_convolution(
 
     The triton one is differentiable once, and not in the tables.
     """
-    edges = (senders_E, receivers_E, receiver_offsets, transpose_E, sender_offsets)
-    arguments = (x_NMC, features_EJ, rows_E, table_RPCQ, *edges)
+    arguments = (x_NMC, features_EJ, rows_E, table_RPCQ, senders_E, receivers_E, receiver_offsets, transpose_E, sender_offsets)
     if choose(implementation, "tabulated_convolution", x_NMC, features_EJ) == "reference":
         return reference.tabulated_convolution(*arguments, degrees_in, paths, visits, coarse_RPCQ)
     from mosso.kernels.fused import tabulated_convolution as fused

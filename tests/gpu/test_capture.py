@@ -66,7 +66,10 @@ def test_chunks_of_edges(num_edges: int, monkeypatch: pytest.MonkeyPatch) -> Non
     whole = eager.evaluate(batch, graph, stress=True)
     channels = eager.model.spec.num_channels
     monkeypatch.setattr(fused, "SCRATCH_BYTES", (num_edges * 4 * (4 * channels + 16),) * 2)
+    chunks, cut = [], fused._chunks
+    monkeypatch.setattr(fused, "_chunks", lambda *arguments: chunks.append(len(cut(*arguments))) or cut(*arguments))
     chunked = eager.evaluate(batch, graph, stress=True)
+    assert min(chunks) > 1
     torch.testing.assert_close(chunked.forces, whole.forces, rtol=0, atol=1e-6 * float(whole.forces.abs().max()))
     captured = CapturedPotential(eager)
     for _ in range(20):

@@ -198,9 +198,27 @@ class Adapter:
             "cell": torch.cat([graph["cell"], 2.0 * self.cutoff * torch.eye(3).to(far)]),
         }
 
-    def evaluate(self) -> dict[str, torch.Tensor]:
-        if self.mode == COMPILE_MODES["graphs"]:  # else a graph is recorded anew while an answer of before is kept
+    def _begin_step(self) -> None:
+        """Else torch's CUDA graphs are recorded anew while an answer of before is kept."""
+        if self.mode == COMPILE_MODES["graphs"]:
             torch.compiler.cudagraph_mark_step_begin()
+
+    def _with_steps(self, simulated: Any, method: str) -> Any:
+        """A model for dynamics that begins a step at every call of ``method``; tensors it gives outlive the next step."""
+        call = getattr(simulated, method)
+
+        @functools.wraps(call)
+        def step(*arguments: Any, **options: Any) -> Any:
+            self._begin_step()
+            given = call(*arguments, **options)
+            return {name: value.clone() for name, value in given.items()} if isinstance(given, dict) else given
+
+        if self.mode == COMPILE_MODES["graphs"]:
+            setattr(simulated, method, step)
+        return simulated
+
+    def evaluate(self) -> dict[str, torch.Tensor]:
+        self._begin_step()
         data = self.graph | {"positions": self.positions}  # a new one, because mace writes strained positions and shifts into it
         if self.stress and self.mode is not None and not self.differentiated_inside:
             num_systems = len(data["ptr"]) - 1
@@ -220,7 +238,7 @@ class Adapter:
 
     def calculator(self) -> MACECalculator:
         if "ase" not in self._simulated:
-            self._simulated["ase"] = MACECalculator(
+            calculator = MACECalculator(
                 models=[self._fresh()],
                 device=self.device,
                 default_dtype=str(self.dtype).removeprefix("torch."),
@@ -228,12 +246,13 @@ class Adapter:
                 enable_oeq=self.kind in ("oeq", "hybrid"),
                 compile_mode=self.mode,
             )
+            self._simulated["ase"] = self._with_steps(calculator, "calculate")
         return self._simulated["ase"]
 
     def torch_sim_model(self) -> Any:
         """mace's own model for TorchSim, or TorchSim's for mace where TorchSim is an older one."""
         if "torch_sim" not in self._simulated:
-            self._simulated["torch_sim"] = self._new_torch_sim_model()
+            self._simulated["torch_sim"] = self._with_steps(self._new_torch_sim_model(), "forward")
         return self._simulated["torch_sim"]
 
     def _new_torch_sim_model(self) -> Any:
