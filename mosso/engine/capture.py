@@ -120,6 +120,7 @@ class _Recording:
     def __init__(self, potential: Potential, batch: Batch, graph: Graph, stress: bool) -> None:
         self.stress = stress
         self.given: Graph | None = None  # whose edges are in the buffers
+        self.cell: tuple[Tensor, int] | None = None  # which is in the buffers, and how often it had been written to
         self.numbers_N = batch.numbers_N
         self.batch = replace(batch, positions_N3=batch.positions_N3.clone(), cell_B33=batch.cell_B33.clone())
         padded = graph.padded(room_for(graph)) if batch.num_atoms else graph
@@ -146,7 +147,12 @@ class _Recording:
         )
 
     def replay(self, batch: Batch, graph: Graph) -> Output:
-        copy_all([self.batch.positions_N3, self.batch.cell_B33], [batch.positions_N3, batch.cell_B33])
+        self.batch.positions_N3.copy_(batch.positions_N3)
+        cell = batch.cell_B33
+        # Tensors of inference mode do not count how often they were written to.
+        if cell.is_inference() or self.cell is None or cell is not self.cell[0] or cell._version != self.cell[1]:
+            self.batch.cell_B33.copy_(cell)
+            self.cell = None if cell.is_inference() else (cell, cell._version)
         if graph is not self.given:
             self.given = graph
             self._take(graph)

@@ -55,6 +55,22 @@ def test_replays_follow_the_inputs(name: str, precision: str) -> None:
     assert captured.num_recordings == 2
 
 
+def test_a_cell_that_is_written_to() -> None:
+    """The same tensor with other numbers, in inference mode and out of it."""
+    for mode in (nullcontext, torch.inference_mode):
+        with mode():
+            eager = potential("mace-plain", "fp64", device="cuda")
+            captured = CapturedPotential(eager)
+            batch = eager.batch([water_box(2, seed=1)])
+            graph = eager.graph(batch)
+            for _ in range(3):
+                for _ in range(2):
+                    want, got = eager.evaluate(batch, graph), captured.evaluate(batch, graph)
+                    torch.testing.assert_close(got.energy, want.energy, rtol=1e-12, atol=0)
+                batch.cell_B33.mul_(1.01)
+            assert captured.num_recordings == 1
+
+
 @pytest.mark.parametrize("num_edges", [20, 300])
 def test_chunks_of_edges(num_edges: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Gradients of the convolution where there is scratch for so many edges at a time: eager and recorded the same."""

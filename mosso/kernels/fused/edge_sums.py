@@ -15,14 +15,16 @@ MANY_NODES = 512
 
 
 @triton.jit
-def _sum_rows(rows, transpose, start, end, first_edge, column, WIDTH: tl.constexpr, BLOCK: tl.constexpr, ROWS: tl.constexpr):
+def _sum_rows(
+    rows, transpose, start, end, first_edge, column, NUMBER: tl.constexpr, WIDTH: tl.constexpr, BLOCK: tl.constexpr, ROWS: tl.constexpr
+):
     """(BLOCK,) sum of the rows (.., WIDTH) of the edges transpose[start:end], ROWS under way at a time; row 0 is ``first_edge``."""
-    total = tl.zeros((ROWS, BLOCK), rows.dtype.element_ty)
+    total = tl.zeros((ROWS, BLOCK), NUMBER)
     for first in range(start, end, ROWS):
         slot = first + tl.arange(0, ROWS)
         row = tl.load(transpose + slot, mask=slot < end, other=first_edge) - first_edge
         inside = (slot < end)[:, None] & (column < WIDTH)[None, :]
-        total += tl.load(rows + row[:, None] * WIDTH + column[None, :], mask=inside, other=0.0)
+        total += tl.load(rows + row[:, None] * WIDTH + column[None, :], mask=inside, other=0.0).to(NUMBER)
     return tl.sum(total, axis=0)
 
 
@@ -36,7 +38,7 @@ def sum_outgoing(
     column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     start = tl.load(starts + node)
     end = tl.load(ends + node)
-    total = _sum_rows(grad_edges, transpose, start, end, 0, column, WIDTH, BLOCK, ROWS)
+    total = _sum_rows(grad_edges, transpose, start, end, 0, column, out.dtype.element_ty, WIDTH, BLOCK, ROWS)
     tl.store(out + node * WIDTH + column, total, mask=column < WIDTH)
 
 
@@ -62,7 +64,7 @@ def add_outgoing(
     if start < end:
         at = out + node * WIDTH + column
         before = tl.load(at, mask=column < WIDTH, other=0.0)
-        total = _sum_rows(grad_edges, transpose, start, end, first_edge, column, WIDTH, BLOCK, ROWS)
+        total = _sum_rows(grad_edges, transpose, start, end, first_edge, column, out.dtype.element_ty, WIDTH, BLOCK, ROWS)
         tl.store(at, before + total, mask=column < WIDTH)
 
 

@@ -6,8 +6,8 @@ channels is ever stored. The kernels are those of ``edge_convolution`` with anot
 
 forward: one program per receiver and block of channels runs over the incoming edges; one write per output.
 backward: the same programs give dt and dY (per block of channels, summed by a second kernel) and dx per edge, which
-another kernel sums over the outgoing edges of each sender. What holds dx has a bounded size: the edges are taken in
-chunks that fit it, cut by number, so that the host needs to know nothing of the graph.
+another kernel sums over the outgoing edges of each sender, in the dtype of x in whatever format dx waits. What holds it has a
+bounded size: the edges are taken in chunks that fit it, cut by number, so that the host needs to know nothing of the graph.
 
 N atoms, E edges, P paths, C channels, M components of x, J features of an edge, K components of the output, R rows of the table.
 """
@@ -28,6 +28,8 @@ from mosso.math.coupling import CouplingPath
 
 # Most that gradients per edge and channel may take at a time: a sixth of what all of them would, between these two.
 SCRATCH_BYTES, SCRATCH_SHARE = (9 * 2**30 // 10, 2**31), 6
+# Formats of the coarse table in which gradients per edge wait for their sum, too: half the traffic and the scratch.
+HALVES = (torch.float16, torch.bfloat16)
 # Channels of a program, one per thread of one warp.
 BLOCK = 32
 # Products of a component of x and a harmonic, over all paths: with up to so many the sums of all are few, and up to the second number
@@ -130,7 +132,7 @@ def _receivers_of(chunks: list[tuple[int, int]], receiver_offsets: Tensor) -> Te
     return torch.stack([receivers[:-1], receivers[1:]], dim=1)
 
 
-def _fake_backward(g, x, features, table, senders, rows, order, receiver_offsets, transpose, sender_offsets, paths, needed):
+def _fake_backward(g, x, features, table, senders, rows, order, receiver_offsets, transpose, sender_offsets, paths, waiting, needed):
     return tuple(t.new_empty(t.shape if need else (0,)) for t, need in zip((x, features), needed, strict=True))
 
 
@@ -147,9 +149,11 @@ def _backward(
     transpose: Tensor,
     sender_offsets: Tensor,
     paths: str,
+    waiting: str,
     needed: Sequence[bool],
 ) -> tuple[Tensor, Tensor]:
-    """(N, M, C) and (E, J) gradients of x and features; empty tensors for those that are not ``needed``."""
+    """(N, M, C) and (E, J) gradients of x and features; empty tensors for those that are not ``needed``. ``waiting`` names the format
+    in which gradients of x per edge wait for their sum."""
     known = PathTable.parse(paths, int(features.shape[1]))
     num_nodes, num_edges, channels = x.shape[0], features.shape[0], int(x.shape[2])
     width, num_features = known.num_in * channels, known.num_edge
@@ -157,13 +161,14 @@ def _backward(
     if num_edges == 0:
         return x.new_zeros(x.shape if need_x else (0,)), features.new_empty(features.shape if need_y else (0,))
     num_blocks = ceil_div(channels, BLOCK)
-    per_edge = (width if need_x else 0) + (num_blocks * num_features if need_y else 0)
-    chunks = _chunks(num_edges, _edges_at_once(num_edges, per_edge * x.element_size()))
+    format_x = getattr(torch, waiting)
+    per_edge = (width * format_x.itemsize if need_x else 0) + (num_blocks * num_features * x.element_size() if need_y else 0)
+    chunks = _chunks(num_edges, _edges_at_once(num_edges, per_edge))
     chunked, longest = len(chunks) > 1, chunks[0][1]
     cut = config("backward", known, x.element_size(), table.element_size())
     edges = [t.contiguous() for t in (x, features, table, senders, rows, order, receiver_offsets)]
     transpose, sender_offsets = transpose.contiguous(), sender_offsets.contiguous()
-    grad_edges = x.new_empty((longest, width) if need_x else (0,))
+    grad_edges = x.new_empty((longest, width) if need_x else (0,), dtype=format_x)
     grad_parts = x.new_empty((num_blocks, longest, num_features) if need_y else (0,))
     grad_x = x.new_empty(x.shape) if need_x and len(chunks) == 1 else x.new_zeros(x.shape if need_x else (0,))
     grad_features = x.new_empty(features.shape if need_y else (0,))
@@ -190,13 +195,15 @@ def _backward(
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    x, features, table, _, *edges, ctx.paths = inputs
+    x, features, table, coarse, *edges, ctx.paths = inputs
+    # Who makes the output of weights in half precision does not want gradients that are more exact.
+    ctx.waiting = str(coarse.dtype if coarse.dtype in HALVES else x.dtype).removeprefix("torch.")
     ctx.save_for_backward(x, features, table, *edges)
 
 
 def _first_derivative(ctx: Any, g: Tensor) -> tuple[Any, ...]:
     needed = ctx.needs_input_grad[:2]
-    grads = _backward(g, *ctx.saved_tensors, ctx.paths, needed)
+    grads = _backward(g, *ctx.saved_tensors, ctx.paths, ctx.waiting, needed)
     return *(grad if need else None for grad, need in zip(grads, needed, strict=True)), *(None,) * 9
 
 
@@ -227,7 +234,8 @@ def tabulated_convolution(
 ) -> Tensor:
     """(N, K, C), as ``reference.tabulated_convolution`` but differentiable once; bitwise the same in every run.
 
-    Arithmetic is in the dtype of x and the features; the tables may have any real one, and get no gradient. The transpose
+    Arithmetic is in the dtype of x and the features; the tables may have any real one, and get no gradient. Where that of the
+    coarse one (or the only one) is half precision, gradients of x are rounded to it edge by edge before they are summed. The transpose
     lists the edges of each sender in ascending order.
     """
     coarse_RPCQ = table_RPCQ if coarse_RPCQ is None else coarse_RPCQ
