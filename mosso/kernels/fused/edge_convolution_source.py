@@ -510,9 +510,9 @@ def _backward_edge(write: _Writer, table: PathTable, weights: Weights, hoisted: 
     for p in range(len(table.paths)):
         _backward_path(write, table, weights, p, p in hoisted, u, live)
     write("if NEED_X:")
-    write(f"    at = grad_x + {weights.own_row(u)} * ({table.num_in} * CHANNELS) + channel")
+    write(f"    at_x = grad_x + {weights.own_row(u)} * ({table.num_in} * CHANNELS) + channel")
     for i in range(table.num_in):
-        write(f"    tl.store(at + {i} * CHANNELS, dx{i}, mask={live})")
+        write(f"    tl.store(at_x + {i} * CHANNELS, dx{i}, mask={live})")
     write("if NEED_Y:")
     write.depth += 1
     _store_sums(write, table, f"of_block + {weights.own_row(u)} * {table.num_edge}", warp_sum, conditions)

@@ -36,7 +36,7 @@ BLOCK = 32
 # registers are left for the loads of the next edge.
 FEW_PAIRS, MAX_PAIRS_AHEAD = 96, 192
 # Sums in registers beside those loads.
-MAX_SUMS_AHEAD = 160
+MAX_SUMS_AHEAD = {"forward": 160, "backward": 192}
 # Of a thread of each kernel, where sums are few: what programs that share a multiprocessor leave each other. Coefficients of half as
 # many bytes need fewer in the forward kernel.
 REGISTERS = {"forward": 232, "halves": 128, "backward": 168}
@@ -53,7 +53,7 @@ def config(direction: str, known: PathTable, itemsize: int, table_itemsize: int)
     nvidia = torch.version.cuda is not None and not INTERPRETED
     pairs = sum(known.num_pairs)
     ahead, few = itemsize == 4 and pairs <= MAX_PAIRS_AHEAD, itemsize == 4 and pairs <= FEW_PAIRS
-    max_sums = MAX_SUMS_AHEAD if ahead else generated.MAX_HOISTED[itemsize]
+    max_sums = MAX_SUMS_AHEAD[direction] if ahead else generated.MAX_HOISTED[itemsize]
     if direction == "backward":
         warp_sum = itemsize if nvidia and known.num_edge <= 32 else 0
         return Config(BLOCK, 1, 1, max_sums, ahead, warp_sum, REGISTERS["backward"] if few and nvidia else 0)
