@@ -50,7 +50,9 @@ def config(num_rows: int, channels_in: int, channels_out: int, itemsize: int, ma
     row_tiles_wanted = ceil_div(2 * 132, ceil_div(channels_out, columns))
     if itemsize == 8 or num_rows < 64 * row_tiles_wanted:
         return Config(32, columns, depth, 4, 3)
-    if matmul == "double" or num_rows < 128 * row_tiles_wanted:
+    if matmul == "double":
+        return Config(64, columns, depth, 4, 4)
+    if num_rows < 128 * row_tiles_wanted:
         return Config(64, columns, depth, 4, 3)
     return Config(128, columns, depth, 8, 3)
 
