@@ -22,7 +22,7 @@ from mosso.math.horner import Horner, horner
 from mosso.math.irreps import num_components
 from mosso.models.base import species_index
 from mosso.models.mace import MACE, MACESpec
-from mosso.models.tabulated_mace import MAX_MOMENTS, TabulatedMACE
+from mosso.models.tabulated_mace import MAX_MOMENTS, TabulatedMACE, degrees_asked
 
 CUBIC = 4  # coefficients of a cubic
 
@@ -98,7 +98,8 @@ def costs(spec: MACESpec, size: Size) -> Iterator[Cost]:
             yield from _linear("first mix", components, (size.species * spec.radial_mlp[-1], channels), degrees, size)
         else:
             if not known:
-                yield from _linear(f"up {layer}", rows_in, (channels, channels), len(degrees_in), size)
+                up = "folded up" if tabulated and layer == 1 else "up"
+                yield from _linear(f"{up} {layer}", rows_in, (channels, channels), len(degrees_in), size)
             if not tabulated:
                 yield from _radial_network(f"radial network {layer}", spec, len(paths), size)
             yield from _convolution(f"convolution {layer}", spec, rows_in, paths, size)
@@ -110,7 +111,8 @@ def costs(spec: MACESpec, size: Size) -> Iterator[Cost]:
             kept = tuple(d for d in degrees_in if d in degrees_out)
             yield from _linear(f"residual {layer}", num_components(kept), (channels, channels), len(kept) * size.species, size)
         yield from _contraction(f"contraction {layer}", spec, layer, rows_out, size)
-        yield from _linear(f"product {layer}", rows_out, (channels, channels), len(degrees_out), size)
+        mixed = degrees_asked(spec) if known else degrees_out
+        yield from _linear(f"product {layer}", num_components(mixed), (channels, channels), len(mixed), size)
 
 
 def _edge_features(numbers: int, size: Size) -> Iterator[Cost]:

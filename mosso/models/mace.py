@@ -235,21 +235,20 @@ class Product(StockModule):
             mix=split_linear(self.linear.weight, blocks, [self.channels**-0.5] * len(self.degrees)),
         )
 
-    def forward(
-        self, a_NMC: Tensor, residual_NMC: Tensor | None, groups: kernels.SpeciesGroups, residual_SC: Tensor | None = None
-    ) -> Tensor:
-        """(N, M, C) node features of the next layer; ``residual_SC`` is a residual of scalars that only depends on the species,
-        those of ``groups.present``."""
-        weights: Product.Folded = self.folded()
-        product_NMC = kernels.symmetric_contraction(a_NMC, weights.coefficients_STC, groups, self.table)
+    def forward(self, a_NMC: Tensor, residual_NMC: Tensor | None, groups: kernels.SpeciesGroups) -> Tensor:
+        """(N, M, C) node features of the next layer."""
         starts = block_starts(self.degrees, self.degrees)
-        h_NMC = kernels.path_linear(product_NMC, weights.mix, self.degrees, starts, self.matmul, residual_SC, groups.group_N)
+        h_NMC = kernels.path_linear(self.contract(a_NMC, groups), self.folded().mix, self.degrees, starts, self.matmul)
         if residual_NMC is None:
             return h_NMC
         if residual_NMC.shape == h_NMC.shape:
             return h_NMC + residual_NMC
         # The residual carries the degrees both layers have, which are always the lowest ones.
         return h_NMC + nn.functional.pad(residual_NMC, (0, 0, 0, h_NMC.shape[1] - residual_NMC.shape[1]))
+
+    def contract(self, a_NMC: Tensor, groups: kernels.SpeciesGroups) -> Tensor:
+        """(N, M, C) the symmetric contraction alone."""
+        return kernels.symmetric_contraction(a_NMC, self.folded().coefficients_STC, groups, self.table)
 
 
 class Readout(StockModule):

@@ -19,7 +19,7 @@ from mosso.math.irreps import block_starts
 from mosso.math.radial import agnesi_transform, bessel_basis, polynomial_envelope
 from mosso.math.tabulate import RadialFunction, choose_intervals, tabulate, tabulate_values, value_error
 from mosso.models.base import Evaluator, NodeOutput
-from mosso.models.mace import MACE, Interaction
+from mosso.models.mace import MACE, Interaction, MACESpec, Product, Readout
 
 # With more species the first layer is a convolution as the others are: moments are kept for every species of sender.
 MAX_MOMENTS = 16
@@ -62,15 +62,26 @@ class Tables:
         first_row_SS: (S, S) int32, first row of a pair of species; None where one block serves all.
         first_mix: for each degree (S * K, C), from the moments of all species to the messages of the first layer; empty where that
             is a convolution.
+        up_mix: for each degree (C, C), from the products of the first layer to what the neighbours see in the second; empty without one.
         x_SC: (S, C) what the neighbours see of an atom in the first layer.
         residual_SC: (S, C) residual of the first layer; None without one.
+        up_SC: (S, C) what they see of it in the second layer.
     """
 
     radial: Radial
     first_row_SS: Tensor | None
     first_mix: tuple[Tensor, ...]
+    up_mix: tuple[Tensor, ...]
     x_SC: Tensor
     residual_SC: Tensor | None
+    up_SC: Tensor | None
+
+
+def degrees_asked(spec: MACESpec) -> tuple[int, ...]:
+    """Of the node features behind the first layer, those that anyone but the convolution of the second asks for."""
+    if spec.num_layers > 1 and spec.interactions[1].endswith("Residual"):
+        return tuple(d for d in spec.degrees_out(0) if d in spec.degrees_out(1))
+    return (0,)
 
 
 class TableError(ValueError):
@@ -88,6 +99,8 @@ class TabulatedMACE(nn.Module):
     * Node features of the first layer depend on the species alone. Where these are few, its sum over edges is taken of hidden
       radial functions times harmonics for each species of sender; the last radial layer, ``linear_up`` and the mixing of paths
       follow as one matrix per species and degree.
+    * What the neighbours see in the second layer is made of the products of the first by one matrix per degree, so that of the node
+      features between them only those are made that the readout and the residual ask for, mostly scalars.
     """
 
     def __init__(self, model: MACE) -> None:
@@ -146,9 +159,8 @@ class TabulatedMACE(nn.Module):
         head: int = 0,
         groups: kernels.SpeciesGroups | None = None,
     ) -> NodeOutput:
-        spec, stock = self.spec, self.stock
+        spec, stock, radial = self.spec, self.stock, tables.radial
         groups = kernels.SpeciesGroups.of(species_N) if groups is None else groups
-        radial = tables.radial
         features_EJ, rows_E = kernels.edge_features(vectors_E3, spec.max_ell, spec.r_max, radial.num_intervals, self.precision.compute)
         if tables.first_row_SS is not None:
             rows_E = rows_E + tables.first_row_SS[groups.group_N[graph.senders_E], groups.group_N[graph.receivers_E]]
@@ -157,16 +169,17 @@ class TabulatedMACE(nn.Module):
             energies.append(stock.repulsion(vectors_E3, species_N, graph))
         visits = kernels.visiting_order(rows_E, graph.senders_E, graph.receiver_offsets) if radial.weights_RPCQ else None
         a_NMC, density = self._first_layer(features_EJ, rows_E, visits, graph, groups, tables)
-        residual_NMC = None
-        for layer, (product, readout) in enumerate(zip(stock.products, stock.readouts, strict=True)):
-            h_NMC = product(a_NMC, residual_NMC, groups, tables.residual_SC if layer == 0 else None)
-            energies.append(readout(h_NMC, head))
-            if layer + 1 < spec.num_layers:
-                following = cast(Interaction, stock.interactions[layer + 1])
-                # The sums have no name: nothing of an evaluation takes more memory, and nobody needs them once they are mixed.
-                a_NMC = following.mix(self._convolve(layer + 1, following.up(h_NMC), features_EJ, rows_E, visits, graph, radial))
-                a_NMC = following.messages(a_NMC, density.get(layer + 1), groups)
-                residual_NMC = following.kept(h_NMC, groups)
+        h_NMC, x_NMC = self._first_product(a_NMC, groups, tables)
+        energies.append(cast(Readout, stock.readouts[0])(h_NMC, head))
+        for layer in range(1, spec.num_layers):
+            interaction, product = cast(Interaction, stock.interactions[layer]), cast(Product, stock.products[layer])
+            if layer > 1:
+                x_NMC = interaction.up(h_NMC)
+            # The sums have no name: nothing of an evaluation takes more memory, and nobody needs them once they are mixed.
+            a_NMC = interaction.mix(self._convolve(layer, x_NMC, features_EJ, rows_E, visits, graph, radial))
+            a_NMC = interaction.messages(a_NMC, density.get(layer), groups)
+            h_NMC = product(a_NMC, interaction.kept(h_NMC, groups), groups)
+            energies.append(cast(Readout, stock.readouts[layer])(h_NMC, head))
         return NodeOutput(stock.total_energy(reduce(add, energies), species_N, head), None)
 
     def _first_layer(
@@ -196,6 +209,20 @@ class TabulatedMACE(nn.Module):
             x_NMC = tables.x_SC[groups.group_N].unsqueeze(1)
             a_NMC = interaction.mix(self._convolve(0, x_NMC, features_EJ, rows_E, visits, graph, radial))
         return interaction.messages(a_NMC, density.get(0), groups), density
+
+    def _first_product(self, a_NMC: Tensor, groups: kernels.SpeciesGroups, tables: Tables) -> tuple[Tensor, Tensor]:
+        """(N, M', C) node features behind the first layer, of the degrees that are asked for; (N, M, C) what the neighbours see of all,
+        where there is a second layer."""
+        product, matmul = cast(Product, self.stock.products[0]), self.precision.matmul
+        product_NMC = product.contract(a_NMC, groups)
+
+        def mixed(mix: Sequence[Tensor], degrees: tuple[int, ...], of_species_SC: Tensor | None) -> Tensor:
+            starts = block_starts(degrees, product.degrees)
+            return kernels.path_linear(product_NMC, mix, degrees, starts, matmul, of_species_SC, groups.group_N)
+
+        degrees = degrees_asked(self.spec)
+        h_NMC = mixed(product.folded().mix[: len(degrees)], degrees, tables.residual_SC)
+        return h_NMC, mixed(tables.up_mix, product.degrees, tables.up_SC) if tables.up_mix else h_NMC
 
     def _convolve(
         self,
@@ -234,14 +261,12 @@ class TabulatedMACE(nn.Module):
             radial = self._radial_tables(bonds, moments)
         if kind_SS is None:
             self._common[moments] = radial
+        first_row_SS = None if kind_SS is None else (kind_SS * (radial.num_intervals + radial.ratio)).to(device)
         x_SC, first_mix, residual_SC = self._fold_first_layer(present, moments)
-        return Tables(
-            radial,
-            None if kind_SS is None else (kind_SS * (radial.num_intervals + radial.ratio)).to(device),
-            tuple(mix.to(device, precision.compute) for mix in first_mix),
-            x_SC.to(device, precision.compute),
-            None if residual_SC is None else residual_SC.to(device, precision.compute),
-        )
+        up_mix, up_SC = self._fold_second_up(residual_SC)
+        first, up = (tuple(matrix.to(device, precision.compute) for matrix in mix) for mix in (first_mix, up_mix))
+        residual_SC, up_SC = (None if part is None else part.to(device, precision.compute) for part in (residual_SC, up_SC))
+        return Tables(radial, first_row_SS, first, up, x_SC.to(device, precision.compute), residual_SC, up_SC)
 
     def _radial_tables(self, bonds: list[Tensor | None], moments: bool) -> Radial:
         """Block after block for each bond length; ``moments``: whether the first layer is made of them."""
@@ -353,6 +378,14 @@ class TabulatedMACE(nn.Module):
         if interaction.residual:
             residual_SC = torch.einsum("sc,scd->sd", h_SC, folded.skip[0][list(present)].double())
         return x_SC, self._first_mix(x_SC, folded.mix) if moments else [], residual_SC
+
+    def _fold_second_up(self, residual_SC: Tensor | None) -> tuple[list[Tensor], Tensor | None]:
+        """``Tables.up_mix`` and ``up_SC`` in float64."""
+        if self.spec.num_layers == 1:
+            return [], None
+        mixes, ups = cast(Product, self.stock.products[0]).fold().mix, cast(Interaction, self.stock.interactions[1]).fold().up
+        up_mix = [mix.double() @ up.double() for mix, up in zip(mixes, ups, strict=True)]
+        return up_mix, None if residual_SC is None else residual_SC @ ups[0].double()
 
     def _first_mix(self, x_SC: Tensor, mixes: list[Tensor]) -> list[Tensor]:
         paths = cast(Interaction, self.stock.interactions[0]).paths

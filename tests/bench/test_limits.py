@@ -39,7 +39,12 @@ def test_known_counts() -> None:
     assert by_name(replace(SIZE, coarse_word=2))["convolution 1", "backward"] == found["convolution 1", "backward"]
     assert found["mix 1", "forward"].flops == 2 * 1000 * 40 * 128**2
     assert found["mix 1", "forward"].bytes == 4 * (1000 * (40 + 16) * 128 + 10 * 128**2)
-    assert found["up 1", "forward"].bytes == 4 * (2 * 1000 * 4 * 128 + 2 * 128**2)
+    assert found["folded up 1", "forward"].bytes == 4 * (2 * 1000 * 4 * 128 + 2 * 128**2)
+    assert found["product 0", "forward"].bytes == 4 * (2 * 1000 * 128 + 128**2)  # scalars alone are asked for
+    assert (
+        by_name(replace(SIZE, intervals=None))["product 0", "forward"].bytes
+        == by_name(replace(SIZE, intervals=None))["up 1", "forward"].bytes
+    )
     assert found["residual 1", "forward"].bytes == 4 * (2 * 1000 * 128 + 128**2)
     assert len(found) == sum(1 for _ in costs(MP0_MEDIUM, SIZE))
 

@@ -39,7 +39,7 @@ COUNTED_IN = {
     **dict.fromkeys(("first mix", "up", "mix"), (INTERACTION, ("path_linear",))),
     **dict.fromkeys(("residual", "by species"), (INTERACTION, ("species_path_linear",))),
     "contraction": (PRODUCT, ("symmetric_contraction",)),
-    "product": (PRODUCT, ("path_linear",)),
+    **dict.fromkeys(("product", "folded up"), (PRODUCT, ("path_linear",))),
 }
 Spans = dict[str, Callable[[Batch], Any]]
 Progress = Callable[[int], None]

@@ -21,7 +21,7 @@ BINDING = "binding"  # species of the atoms and the order by species, made anew 
 
 # Methods of a MACE and of its form with tables, and of their layers.
 MACE_PARTS = {"embedding": EMBEDDING, "edge_features": EMBEDDING, "repulsion": EMBEDDING, "total_energy": READOUT}
-TABULATED_PARTS = {"_first_layer": INTERACTION}
+TABULATED_PARTS = {"_first_layer": INTERACTION, "_first_product": PRODUCT}
 LAYER_PARTS = {
     "interactions": (INTERACTION, ("forward", "up", "mix", "messages", "kept")),
     "products": (PRODUCT, ("forward",)),
