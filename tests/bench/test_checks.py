@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mosso.bench.checks import AMPLITUDE, FAITHFUL, TOLERANCES, Answer, Errors, Truth, read_answer, tolerance_of
+from mosso.bench.checks import AMPLITUDE, FAITHFUL, TOLERANCES, Answer, Errors, Truth, largest, read_answer, tolerance_of
 from mosso.bench.matrix import PRECISIONS
 
 FORCES = np.random.default_rng(0).normal(size=(6, 3))
@@ -55,6 +55,12 @@ def test_just_within_passes_and_just_beyond_does_not(part: str, unit: str, preci
 
 def faithful(found: Answer, reference: Errors | None = None, truth: Truth = TRUTH) -> str | None:
     return replace(truth, reference=reference).refusal(truth.errors(found), FAITHFUL)
+
+
+def test_largest_of_several_errors() -> None:
+    assert largest([]) is None
+    assert largest([Errors(1.0, 5.0, 2.0, None), Errors(3.0, 4.0, 1.0, 7.0, 0.5)]) == Errors(3.0, 5.0, 2.0, 7.0, 0.5)
+    assert largest([Errors(1.0, 5.0, 2.0, None)]) == Errors(1.0, 5.0, 2.0, None, None)
 
 
 def test_fp32_of_mosso_is_held_to_more() -> None:

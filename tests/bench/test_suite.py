@@ -3,11 +3,14 @@
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
+import systems
 from bench.contest import ADAPTER, QUICK, Scene
 
 from mosso.bench.matrix import Competitor
 from mosso.bench.rows import Row, append_row, read_rows
+from mosso.bench.truths import FEW_ATOMS, MOVED, PLACES, Inputs
 
 
 def by_backend(rows: list[Row]) -> dict[str, Row]:
@@ -174,13 +177,25 @@ def as_mosso(scene: Scene, *backends: str, **more: object) -> list[Row]:
 
 def test_mosso_is_held_to_its_reference_ops(scene: Scene) -> None:
     rows = by_backend(as_mosso(scene, "good", "rough"))
-    assert rows["good"].tolerance == rows["rough"].tolerance == "fp32-faithful/1" and rows["other"].tolerance == "fp32/1"
+    assert rows["good"].tolerance == rows["rough"].tolerance == "fp32-faithful/2" and rows["other"].tolerance == "fp32/1"
     assert rows["good"].status == rows["other"].status == "ok"
     assert rows["rough"].status == "refused" and "allowed" in rows["rough"].reason, "10 times what float32 makes would pass as another's"
     assert rows["rough"].error_forces_relative < 1e-4
     assert rows["good"].truth == "fp64 of mosso, reference"
     references = [entry["precision"] for entry in scene.journal("prepare") if entry["backend"] == "reference"]
-    assert sorted(references) == ["fp32", "fp64"], "each once"
+    assert sorted(references) == ["fp32"] * PLACES + ["fp64"] * PLACES, "each once at each place"
+
+
+def test_errors_of_few_atoms_are_asked_at_several_places(tmp_path: Path) -> None:
+    few = Inputs.write("few", [systems.copper(2), systems.diamond(2)], tmp_path)
+    many = Inputs.write("many", [systems.copper(3)], tmp_path)
+    assert few.num_atoms < FEW_ATOMS <= many.num_atoms and many.places() == [many]
+    places = few.places()
+    assert places[0] is few and len(places) == len({place.path for place in places}) == PLACES
+    for place in places[1:]:
+        moved = np.concatenate([a.positions - b.positions for a, b in zip(place.structures, few.structures, strict=True)])
+        assert 0.7 * MOVED < moved.std() < 1.3 * MOVED
+        np.testing.assert_array_equal(np.load(place.path)["positions"], np.load(few.path)["positions"] + moved)
 
 
 def test_where_the_reference_cannot_be_asked_its_errors_do_not_count(scene: Scene, tmp_path: Path) -> None:
