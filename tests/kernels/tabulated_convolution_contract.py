@@ -13,6 +13,7 @@ from kernels.contract import (
     check_only_needed_gradients,
     cotangent,
     derivatives,
+    largest,
     random_rows,
     spread,
 )
@@ -105,23 +106,27 @@ def test_table_in_another_precision() -> None:
 @pytest.mark.parametrize("edges_at_once", [100, 5])
 @pytest.mark.parametrize("half", [torch.float16, torch.bfloat16], ids=str)
 def test_values_in_half_precision(half: torch.dtype, edges_at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Gradients of x wait in it for their sum; all else is as exact as with any table."""
     case = make_case((0, 1), 1, 3, 14, 3, padding=3, ratio=2)
     assert case.coarse is not None
-    case = case._replace(coarse=case.coarse.to(half))
     monkeypatch.setattr(fused, "SCRATCH_BYTES", (edges_at_once * (4 * 3 * 2 + 4 * 4),) * 2)
-    exact = case._replace(coarse=case.coarse.float()).run("reference", torch.float64)
-    out, grad_x, grad_features = case.run("triton", torch.float32)
-    torch.testing.assert_close([out, grad_features], [exact[0], exact[2]], rtol=1e-5, atol=1e-5)
+    check_half(case._replace(coarse=case.coarse.to(half)))
+
+
+def check_half(case: Case) -> None:
+    """Values in half precision: gradients of x wait in it for their sum, all else is as exact as with any table."""
+    half = (case.table if case.coarse is None else case.coarse).dtype
+    want, got = case.run("reference", torch.float64), case.run("triton", torch.float32)
+    for exact, found in ((want[0], got[0]), (want[2], got[2])):
+        assert largest(found - exact) <= 1e-5 * largest(exact)
     # Every edge with a sender of its own has the gradient of that edge.
     senders, receivers, *_ = case.edges
     apart = torch.arange(len(senders), device=DEVICE)
     x_E = case.x[senders].requires_grad_()
     of_edges = case._replace(edges=(apart, receivers, *case.edges[2:])).op(x_E, case.features, "reference")
-    (grad_edges,) = torch.autograd.grad((of_edges[: len(case.x)] * cotangent(exact[0])).sum(), x_E)
-    error, bound = (grad_x - exact[1]).abs(), torch.zeros_like(exact[1]).index_add(0, senders, grad_edges.abs()) * torch.finfo(half).eps
+    (grad_edges,) = torch.autograd.grad((of_edges[: len(case.x)] * cotangent(want[0])).sum(), x_E)
+    error, bound = (got[1] - want[1]).abs(), torch.zeros_like(want[1]).index_add(0, senders, grad_edges.abs()) * torch.finfo(half).eps
     bound *= 0.5 if CUDA or half == torch.float16 else 1.0  # the interpreter cuts bfloat16 off
-    assert (error <= 1.01 * bound).all() and error.max() > 0.1 * bound.max()
+    assert (error <= 1.01 * bound + 1e-5 * largest(want[1])).all() and error.max() > 0.02 * bound.max()
 
 
 @pytest.mark.parametrize(("step", "ahead"), [(1, False), (1, True), (2, True), (3, False)])

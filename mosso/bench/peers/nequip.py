@@ -262,7 +262,9 @@ def _cause(said: str) -> str:
     fatal = next((index for index, line in enumerate(lines) if line.startswith("Fatal Python error")), None)
     if fatal is None:
         return lines[-1]
-    frames = [line for line in lines[fatal:] if line.startswith("File ")]
+    # The other threads come first.
+    current = next((index for index, line in enumerate(lines) if index > fatal and line.startswith("Current thread")), fatal)
+    frames = [line for line in lines[current:] if line.startswith("File ")]
     return "; ".join([lines[fatal], *frames[:3]])
 
 

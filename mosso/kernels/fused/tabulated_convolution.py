@@ -119,10 +119,11 @@ def _edges_at_once(num_edges: int, bytes_of_edge: int) -> int:
 
 
 def _chunks(num_edges: int, most: int) -> list[tuple[int, int]]:
-    """First and last edge of pieces of at most ``most``."""
+    """First and last edge of pieces of at most ``most``, as few and as short as that allows."""
     if num_edges <= most:  # asked first, because a range would fix the number of edges where compilers trace
         return [(0, num_edges)]
-    return [(first, min(first + most, num_edges)) for first in range(0, num_edges, most)]
+    size = ceil_div(num_edges, ceil_div(num_edges, most))
+    return [(first, min(first + size, num_edges)) for first in range(0, num_edges, size)]
 
 
 def _receivers_of(chunks: list[tuple[int, int]], receiver_offsets: Tensor) -> Tensor:
