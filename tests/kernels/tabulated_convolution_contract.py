@@ -199,9 +199,26 @@ def test_wide_rows_in_chunks(many: int, monkeypatch: pytest.MonkeyPatch) -> None
     torch.testing.assert_close(case.run("triton", torch.float64)[1], whole[1], rtol=1e-13, atol=1e-13)
 
 
-def test_gradients_of_many_edges_get_more_room(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gradients_of_many_atoms_get_more_room(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fused, "SCRATCH_BYTES", (1000, 3000))
-    assert [fused._edges_at_once(num_edges, 10) for num_edges in (50, 700, 10_000)] == [100, 116, 300]
+    assert [fused._edges_at_once(num_nodes, 10) for num_nodes in (5, 7, 100)] == [100, 119, 300]
+
+
+def test_room_for_more_edges_changes_no_bit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Chunks end where they end whatever the padding behind them: a recording with headroom gives what an eager call gives."""
+    monkeypatch.setattr(fused, "SCRATCH_BYTES", (23 * 4 * (4 * 2 + 4),) * 2)
+    results = []
+    for padding in (0, 5, 20, 40):
+        case = make_case((0, 1), 1, 3, 60, 2, padding=40)
+        senders, receivers, offsets, transpose, sender_offsets = case.edges
+        kept = slice(60 + padding)
+        edges = (senders[kept], receivers[kept], offsets, transpose[transpose < 60 + padding], sender_offsets)
+        out, grad_x, grad_features = case._replace(features=case.features[kept], rows=case.rows[kept], edges=edges).run(
+            "triton", torch.float32
+        )
+        results.append((out, grad_x, grad_features[:60]))
+    for result in results[1:]:
+        assert_same_bits(result, results[0])
 
 
 def test_every_edge_on_one_atom_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,8 +26,9 @@ from mosso.kernels.fused.launch import Config, ceil_div, launch, register
 from mosso.kernels.reference import Visits
 from mosso.math.coupling import CouplingPath
 
-# Most that gradients per edge and channel may take at a time: a sixth of what all of them would, between these two.
-SCRATCH_BYTES, SCRATCH_SHARE = (9 * 2**30 // 10, 2**31), 6
+# Most that gradients per edge and channel may take at a time: those of so many edges for each atom, between these two. Not a share of
+# the edges there is room for: where a chunk ends decides in which order is summed, and the same atoms have the same bits in any room.
+SCRATCH_BYTES, SCRATCH_EDGES = (9 * 2**30 // 10, 2**31), 17
 # Formats of the coarse table in which gradients per edge wait for their sum, too: half the traffic and the scratch.
 HALVES = (torch.float16, torch.bfloat16)
 # Channels of a program, one per thread of one warp.
@@ -112,18 +113,17 @@ def _forward(
     return out
 
 
-def _edges_at_once(num_edges: int, bytes_of_edge: int) -> int:
+def _edges_at_once(num_nodes: int, bytes_of_edge: int) -> int:
     """How many edges of a graph there is scratch for; one at least."""
     least, most = SCRATCH_BYTES
-    return max(1, min(most, max(least, num_edges * bytes_of_edge // SCRATCH_SHARE)) // bytes_of_edge)
+    return max(1, min(most, max(least, SCRATCH_EDGES * num_nodes * bytes_of_edge)) // bytes_of_edge)
 
 
 def _chunks(num_edges: int, most: int) -> list[tuple[int, int]]:
-    """First and last edge of pieces of at most ``most``, as few and as short as that allows."""
+    """First and last edge of pieces of at most ``most``."""
     if num_edges <= most:  # asked first, because a range would fix the number of edges where compilers trace
         return [(0, num_edges)]
-    size = ceil_div(num_edges, ceil_div(num_edges, most))
-    return [(first, min(first + size, num_edges)) for first in range(0, num_edges, size)]
+    return [(first, min(first + most, num_edges)) for first in range(0, num_edges, most)]
 
 
 def _receivers_of(chunks: list[tuple[int, int]], receiver_offsets: Tensor) -> Tensor:
@@ -164,7 +164,7 @@ def _backward(
     num_blocks = ceil_div(channels, BLOCK)
     format_x = getattr(torch, waiting)
     per_edge = (width * format_x.itemsize if need_x else 0) + (num_blocks * num_features * x.element_size() if need_y else 0)
-    chunks = _chunks(num_edges, _edges_at_once(num_edges, per_edge))
+    chunks = _chunks(num_edges, _edges_at_once(num_nodes, per_edge))
     chunked, longest = len(chunks) > 1, chunks[0][1]
     cut = config("backward", known, x.element_size(), table.element_size())
     edges = [t.contiguous() for t in (x, features, table, senders, rows, order, receiver_offsets)]
