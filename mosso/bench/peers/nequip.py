@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -264,7 +265,7 @@ def _cause(said: str) -> str:
         return lines[-1]
     # The other threads come first.
     current = next((index for index, line in enumerate(lines) if index > fatal and line.startswith("Current thread")), fatal)
-    frames = [line for line in lines[current:] if line.startswith("File ")]
+    frames = [re.sub(r"/\S*/(site-packages|lib)/", "", line) for line in lines[current:] if line.startswith("File ")]
     return "; ".join([lines[fatal], *frames[:3]])
 
 
