@@ -26,7 +26,7 @@ class Precision:
         energy: per-atom energies, E0, ZBL, virial and every sum over atoms; always float64.
         matmul: how dense products run, one of MATMULS.
         table: radial weights that are tabulated on a GPU, but not their derivatives; may be shorter than ``compute``, in which they
-            are used.
+            are used. Gradients of node features per edge wait for their sum in it where it is half precision.
         table_error: largest relative root mean square error of the derivative of a tabulated radial function; None where they are
             always evaluated.
     """
