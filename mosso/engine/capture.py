@@ -69,10 +69,11 @@ def copy_all(into: list[Tensor], values: list[Tensor]) -> None:
 class CapturedPotential:
     """A Potential on CUDA whose ``evaluate`` replays a recorded graph.
 
-    The recording holds for the same atoms (numbers, systems, pbc) and up to a capacity of edges; positions and cell are copied into
+    The recording holds for the same atoms (numbers, systems, pbc) and up to a capacity of edges; positions are copied into
     its buffers before each replay, edges where the Graph is another object than that of the evaluation before: a Graph does not
-    change, who searches anew makes a new one. Other atoms, another choice of outputs or more edges make a new recording. Edges of
-    the padding have the length of the cutoff and contribute exact zeros.
+    change, who searches anew makes a new one. The cell is copied where it is another tensor or torch has counted a write to it; writes
+    by a CUDA graph of one's own are not counted, and want another tensor. Other atoms, another choice of outputs or more edges make
+    a new recording. Edges of the padding have the length of the cutoff and contribute exact zeros.
 
     Everything else (``batch``, ``graph``, ``cutoff``, ...) is the Potential's own, so this object does for dynamics what the
     Potential does.
