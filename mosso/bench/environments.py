@@ -66,7 +66,7 @@ def find_or_build(
     if given is not None:
         return Interpreter(_executable(package, given), variables)
     pins = _pins(package, name)
-    plan = _Plan(pins, constraint=_torch_constraint(pins)) if wheels is None else _Plan(*_within(package, pins, wheels))
+    plan = _Plan(pins, torch=_torch(pins)) if wheels is None else _Plan(*_within(package, pins, wheels))
     folder = cache_folder() / "peers" / f"{name}-{plan.key}"
     interpreter = Interpreter(folder / "bin" / "python", variables | ALONE)
     if _is_finished(folder):
@@ -88,19 +88,19 @@ class _Plan:
         requirements: pinned lines.
         wheels: the folder they come from; None for the package index.
         site: folders of packages to see behind the installed ones.
-        constraint: one more line for the resolver.
+        torch: with its own needs, if any; the requirements name all else.
     """
 
     requirements: Sequence[str]
     wheels: Path | None = None
     site: Sequence[str] = ()
-    constraint: str | None = None
+    torch: str | None = None
 
     @property
     def key(self) -> str:
         """Changes when anything does that makes another environment."""
         python = "{}.{}".format(*sys.version_info)
-        parts = [python, sys.base_prefix, *self.requirements, *self.site, str(self.wheels), str(self.constraint)]
+        parts = [python, sys.base_prefix, *self.requirements, *self.site, str(self.wheels), str(self.torch)]
         return f"py{python}-{hashlib.sha256(chr(10).join(parts).encode()).hexdigest()[:12]}"
 
 
@@ -137,11 +137,10 @@ def _normal(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
-def _torch_constraint(pins: Sequence[str]) -> str | None:
-    """The release of torch that runs this, so that a build for the CPU stays one; None where the requirements say another."""
-    if any(_name_and_version(pin)[0] == "torch" for pin in pins):
-        return None
-    return f"torch=={importlib.metadata.version('torch').split('+')[0]}"
+def _torch(pins: Sequence[str]) -> str:
+    """The release of torch that the requirements say, else that which runs this, so that a build for the CPU stays one."""
+    named = (pin for pin in pins if _name_and_version(pin)[0] == "torch")
+    return next(named, f"torch=={importlib.metadata.version('torch').split('+')[0]}")
 
 
 def _within(package: str, pins: Sequence[str], wheels: Path) -> tuple[list[str], Path, list[str]]:
@@ -151,9 +150,8 @@ def _within(package: str, pins: Sequence[str], wheels: Path) -> tuple[list[str],
     held = {_normal(wheel.name): wheel for wheel in importlib.metadata.distributions(path=[str(path) for path in wheels.glob("*.whl")])}
     pinned = dict(_name_and_version(pin) for pin in pins)
     found = {name: wheel for name, wheel in held.items() if pinned.get(name) == wheel.version}
-    first = next(iter(pinned))
-    if lacking := sorted(_lacking(first, found)):
-        wanted = [f"{name}=={pinned[name]}" if name in pinned else name for name in lacking]
+    if lacking := sorted(_lacking(pinned, found)):
+        wanted = [f"{name}=={pinned[name]}" for name in lacking]
         source = REQUIREMENTS / f"{package.replace('-', '_')}.txt"
         raise ValueError(
             f"{wheels} lacks {', '.join(wanted)} for {package}: fill it with `pip wheel --no-deps -w {wheels} -r {source}`, by the same "
@@ -163,15 +161,16 @@ def _within(package: str, pins: Sequence[str], wheels: Path) -> tuple[list[str],
     return [pin for pin in pins if _name_and_version(pin)[0] in found], Path(os.path.abspath(wheels)), site
 
 
-def _lacking(first: str, found: Mapping[str, importlib.metadata.Distribution]) -> set[str]:
-    """What a package and its needs call for and neither the wheels nor this interpreter have; what is needed under a condition
-    only is left to show itself."""
+def _lacking(pinned: Mapping[str, str], found: Mapping[str, importlib.metadata.Distribution]) -> set[str]:
+    """What a package, the first that is pinned, and its needs call for and neither the wheels nor this interpreter have. What is needed
+    under a condition only is left to show itself; what is called for and not pinned is not needed."""
     here = {_normal(distribution.name) for distribution in importlib.metadata.distributions()}
+    first = next(iter(pinned))
     lacking, seen, queue = set[str](), {first}, [first]
     for name in queue:
         if name in found:
             needs = {_normal(re.split(r"[^A-Za-z0-9._-]", need)[0]) for need in found[name].requires or () if ";" not in need}
-            queue += needs - seen
+            queue += (needs & pinned.keys()) - seen
             seen |= needs
         elif name == first or name not in here:
             lacking.add(name)
@@ -197,7 +196,8 @@ def _build(package: str, folder: Path, plan: _Plan) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     try:
         _run(package, [sys.executable, "-m", "venv", "--without-pip", str(folder)])
-        _run(package, [*_installer(package, folder / "bin" / "python"), *_arguments(folder, plan)])
+        for arguments in _arguments(folder, plan):
+            _run(package, [*_installer(package, folder / "bin" / "python"), *arguments])
         if plan.site:
             (site,) = folder.glob("lib/python*/site-packages")
             (site / "behind.pth").write_text("".join(f"{path}\n" for path in plan.site), encoding="utf-8")
@@ -218,13 +218,17 @@ def _installer(package: str, python: Path) -> list[str]:
     return [sys.executable, "-m", "pip", "--python", str(python), "--disable-pip-version-check", "install", "--no-input"]
 
 
-def _arguments(folder: Path, plan: _Plan) -> list[str]:
+def _arguments(folder: Path, plan: _Plan) -> Iterator[list[str]]:
+    """Of one installation after the other. The pins hold all that a package needs, whatever it says itself: fairchem-core 1.10, say,
+    asks for torch 2.4, and runs with any later one."""
     if plan.wheels is not None:
-        return ["--no-index", "--no-deps", "--find-links", str(plan.wheels), *plan.requirements]
-    wanted, constraints = folder / "requirements.txt", folder / "constraints.txt"
+        yield ["--no-index", "--no-deps", "--find-links", str(plan.wheels), *plan.requirements]
+        return
+    wanted = folder / "requirements.txt"
     wanted.write_text("\n".join([*plan.requirements, ""]), encoding="utf-8")
-    constraints.write_text("\n".join([plan.constraint or "", ""]), encoding="utf-8")
-    return ["-r", str(wanted), "-c", str(constraints)]
+    yield ["--no-deps", "-r", str(wanted)]
+    if plan.torch is not None:
+        yield [plan.torch]
 
 
 def _run(package: str, command: Sequence[str]) -> None:

@@ -50,7 +50,8 @@ class Size:
 def size_of(potential: Potential, batch: Batch, graph: Graph) -> Size:
     """Of an evaluation by the form that ``potential`` takes for these atoms."""
     present = SpeciesGroups.of(species_index(batch.numbers_N, potential.species)).present
-    form, size = potential.evaluator, Size(batch.num_atoms, graph.num_edges, len(present), None, potential.precision.compute.itemsize)
+    edges = int(graph.receiver_offsets[-1])  # a list made on the device tells it nowhere else
+    form, size = potential.evaluator, Size(batch.num_atoms, edges, len(present), None, potential.precision.compute.itemsize)
     if not isinstance(form, TabulatedMACE) or form.for_species(present) is potential.model:
         return size
     radial = form.tables(present).radial

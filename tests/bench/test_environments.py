@@ -29,7 +29,7 @@ def requirements(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def wheels(tmp_path: Path) -> Path:
     folder = tmp_path / "wheels"
     folder.mkdir()
-    write_wheel(folder, "tiny_peer", "1.0", "numpy>=1.0", "Tiny-Need[fast] >=2", "absent; extra == 'all'")
+    write_wheel(folder, "tiny_peer", "1.0", "numpy>=1.0", "Tiny-Need[fast] >=2", "absent; extra == 'all'", "not-pinned ~=2.4")
     write_wheel(folder, "tiny_need", "2.1")
     return folder
 
@@ -141,8 +141,8 @@ def test_the_key_names_what_an_environment_is_made_of(tmp_path: Path) -> None:
         plan(["a==1"]),
         plan(["a==2"]),
         plan(["a==1", "b==1"]),
-        plan(["a==1"], constraint="torch==2.13.0"),
-        plan(["a==1"], constraint="torch==2.11.0"),
+        plan(["a==1"], torch="torch==2.13.0"),
+        plan(["a==1"], torch="torch==2.11.0"),
         plan(["a==1"], wheels=tmp_path),
         plan(["a==1"], wheels=tmp_path, site=["/elsewhere"]),
     ]
@@ -173,12 +173,28 @@ def test_what_nobody_can_install_is_told(monkeypatch: pytest.MonkeyPatch, wheels
         find_or_build("tiny-peer", wheels=wheels)
 
 
+def test_pins_are_installed_as_they_are_and_torch_with_its_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Packages that ask for another release of torch than their users have run with it all the same."""
+    commands: list[list[str]] = []
+
+    def run(package: str, command: list[str]) -> None:
+        commands.append(command)
+        Path(commands[0][-1]).mkdir(parents=True, exist_ok=True)  # where the environment is to be
+
+    monkeypatch.setattr(environments, "_run", run)
+    find_or_build("tiny-peer")
+    venv, pins, torch = commands
+    assert "venv" in venv
+    assert "--no-deps" in pins and Path(pins[-1]).read_text().split() == ["tiny-peer==1.0", "Tiny.Need[fast]==2.1", "spare==3.0"]
+    assert "--no-deps" not in torch and torch[-1] == environments._torch([])
+
+
 def test_torch_stays_that_of_this_interpreter_unless_pinned() -> None:
     import torch
 
     release = torch.__version__.split("+")[0]
-    assert environments._torch_constraint(["a==1"]) == f"torch=={release}"
-    assert environments._torch_constraint(["a==1", "torch==2.11.0"]) is None
+    assert environments._torch(["a==1"]) == f"torch=={release}"
+    assert environments._torch(["a==1", "torch==2.11.0"]) == "torch==2.11.0"
 
 
 @pytest.mark.parametrize("path", sorted((PEERS / "requirements").glob("*.txt")), ids=lambda path: path.name)

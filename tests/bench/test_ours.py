@@ -111,6 +111,9 @@ def test_its_work_is_counted(tiny: None) -> None:
     subject = Subject(one._potential, one._given(), one._graph, stress=False)
     assert work["gflops"] == pytest.approx(1e-9 * sum(cost.flops for cost in subject.costs())) != 0.0
     assert work["least_ms"] is None, "the limits of a CPU are not known"
+    assert one._graph is not None
+    one._graph = replace(one._graph, num_edges=0)  # as lists made on the device have it
+    assert one.work() == work
 
 
 def test_weights_of_a_file(tiny: None, tmp_path) -> None:

@@ -1,10 +1,18 @@
-"""EquiformerV3 (L = 4) from a checkout of its repository, with random weights.
+"""EquiformerV3: the shape of the published models for materials (L = 4) with random weights, or a checkpoint of any shape.
 
-The variable EQUIFORMER_V3_CHECKOUT names the folder of the checkout, which brings the release of fairchem it is built on. What that
-needs of torch_scatter is stood in for where it is not installed. It makes its graphs in single precision, in every evaluation.
+Its code is that of the package, or of the checkout of its repository that the variable EQUIFORMER_V3_CHECKOUT names, which brings
+the release of fairchem it is built on. What that needs of torch_scatter is stood in for where it is not installed. It makes its
+graphs in single precision, in every evaluation.
+
+A checkpoint is what fairchem's trainers of that time write: the shape, weights (of which the averaged ones count, where there are
+any), and what takes the answers of the network to eV and eV/A. Nothing in it is executed.
 """
 
+import hashlib
+import importlib.metadata
 import os
+import pickle
+import re
 import sys
 import types
 from pathlib import Path
@@ -15,6 +23,7 @@ from torch_geometric.data import Batch, Data
 from torch_geometric.utils import scatter, segment
 
 CHECKOUT = "EQUIFORMER_V3_CHECKOUT"
+MODELS = "experimental/models"
 CUTOFF = 6.0
 # The shape of the published models for materials whose forces are derivatives, with degrees up to 4.
 SHAPE = {
@@ -51,7 +60,7 @@ MATMUL = {"fp32": "highest", "tf32": "high"}
 
 
 class Adapter:
-    packages = ("torch-geometric", "torch-scatter", "e3nn", "ase", "numpy")
+    packages = ("equiformer_v3", "fairchem-core", "torch-geometric", "torch-scatter", "e3nn", "ase", "numpy")
 
     def __init__(self, model, backend, precision, device, weights=None):
         if model != "equiformer-v3":
@@ -60,17 +69,16 @@ class Adapter:
             raise NotImplementedError(f"EquiformerV3 has no backend {backend!r}: default")
         if precision not in MATMUL:
             raise NotImplementedError(f"EquiformerV3 has no precision {precision!r}, for it makes its graphs in fp32: {', '.join(MATMUL)}")
-        if weights is not None:
-            raise NotImplementedError("EquiformerV3 runs here with random weights only: its checkpoints hold more than the model")
-        architecture = _architecture()
         torch.set_float32_matmul_precision(MATMUL[precision])
         torch.manual_seed(0)
         self.device = device
-        self.model = architecture(**SHAPE).to(device).eval().requires_grad_(False)
+        architecture = _architecture()
+        self.model, self.scales, self.energy_Z = (architecture(**SHAPE), {}, None) if weights is None else _read(weights, architecture)
+        self.model.to(device).eval().requires_grad_(False)
         self.facts = {
             "parameters": sum(parameter.numel() for parameter in self.model.parameters()),
-            "weights": "random",
-            "weights_sha256": None,
+            "weights": "random" if weights is None else "file",
+            "weights_sha256": None if weights is None else hashlib.sha256(Path(weights).read_bytes()).hexdigest(),
             "truth": "fp32",
             "list_inside": True,
         }
@@ -104,10 +112,16 @@ class Adapter:
         return self.model(self.batch)
 
     def answer(self, output):
-        found = {name: value.detach().cpu().double().numpy() for name, value in output.items()}
-        answer = {"energy": found["energy"].reshape(-1), "forces": found["forces"]}
+        found = {name: value.detach().cpu().double() for name, value in output.items()}
+        for name, (mean, scale) in self.scales.items():
+            if name in found:
+                found[name] = found[name] * scale + mean
+        energy_B = found["energy"].reshape(-1)
+        if self.energy_Z is not None:
+            energy_B = energy_B.index_add(0, self.batch.batch.cpu(), self.energy_Z[self.batch.atomic_numbers.cpu()])
+        answer = {"energy": energy_B.numpy(), "forces": found["forces"].numpy()}
         if self.stress:
-            answer["stress"] = found["stress"].reshape(-1, 3, 3)
+            answer["stress"] = found["stress"].reshape(-1, 3, 3).numpy()
         return answer
 
     def release(self):
@@ -115,12 +129,15 @@ class Adapter:
 
 
 def _architecture():
-    """The class of the checkout."""
-    checkout = Path(os.environ.get(CHECKOUT, ""))
-    models = checkout / "experimental" / "models"
-    if CHECKOUT not in os.environ or not (models / "equiformer_v3").is_dir():
-        raise ValueError(f"Set {CHECKOUT} to the folder of a checkout of EquiformerV3, which holds experimental/models/equiformer_v3.")
-    sys.path[:0] = [str(checkout / "src"), str(models)]
+    """The class of the model; nothing but the files of the model is loaded, for its trainers need more packages."""
+    models = _folder()
+    if models is None:
+        raise ValueError(
+            f"EquiformerV3 is not here: install equiformer_v3, or set {CHECKOUT} to a checkout, which holds {MODELS}/equiformer_v3."
+        )
+    package = types.ModuleType("equiformer_v3")
+    package.__path__ = [str(models / "equiformer_v3")]
+    sys.modules["equiformer_v3"] = package
     try:
         import torch_scatter  # noqa: F401
     except ImportError:
@@ -128,6 +145,41 @@ def _architecture():
     from equiformer_v3.equiformer_v3 import EquiformerV3_OC
 
     return EquiformerV3_OC
+
+
+def _folder():
+    """Where the files of the model lie, if anywhere."""
+    if checkout := os.environ.get(CHECKOUT):
+        root = Path(checkout)
+        sys.path.insert(0, str(root / "src"))  # its release of fairchem
+    else:
+        try:
+            root = Path(importlib.metadata.distribution("equiformer_v3").locate_file("equiformer_v3"))
+        except importlib.metadata.PackageNotFoundError:
+            return None
+    models = root / MODELS
+    return models if (models / "equiformer_v3").is_dir() else None
+
+
+def _read(path, architecture):
+    """The model of a checkpoint; what answers are multiplied by and shifted by, by name; energies of the elements by atomic number."""
+    try:
+        held = torch.load(path, map_location="cpu", weights_only=True)
+        shape, weights = dict(held["config"]["model"]), held["state_dict"]
+        name = shape.pop("name")
+    except (pickle.UnpicklingError, KeyError, TypeError, RuntimeError, EOFError) as error:
+        raise ValueError(f"{path} is no checkpoint of a trainer of fairchem: give one that holds config and state_dict.") from error
+    if name != "equiformer_v3":
+        raise ValueError(f"{path} holds a model {name!r}: give one of equiformer_v3.")
+    model = architecture(**shape)
+    model.load_state_dict({re.sub(r"^(module\.)+", "", key): value for key, value in weights.items()})
+    if averaged := (held.get("ema") or {}).get("shadow_params"):
+        for parameter, value in zip((one for one in model.parameters() if one.requires_grad), averaged, strict=True):
+            parameter.data.copy_(value)
+    # older trainers wrote the scale as the standard deviation that it is
+    scales = {key: (float(one["mean"]), float(one.get("rmsd", one.get("std")))) for key, one in held.get("normalizers", {}).items()}
+    elements = held.get("elementrefs", {}).get("energy")
+    return model, scales, None if elements is None else elements["element_references"].double().reshape(-1)
 
 
 def _stand_in():
