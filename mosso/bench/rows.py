@@ -47,6 +47,7 @@ class Row(BaseModel):
         peak_memory_GB, memory_of: largest memory of one call (1e9 bytes), of the ``device`` (tensors) or the whole ``process``.
         start_s, load_s, first_call_s: seconds until the interpreter has imported the package, the model is loaded, the first
             result is there (compilation included). The former two of ``startup`` only, where the process is alone.
+        again_s: of ``startup``: all three of a second process, which finds what the first has compiled.
         error_energy: largest over structures, eV/atom. error_energy_relative: the same over the energy itself. error_forces: root
             mean square over atoms, eV/A. error_forces_relative: the same over that of the forces. error_stress: largest
             component, eV/A^3. All of this very configuration against ``truth``.
@@ -93,6 +94,7 @@ class Row(BaseModel):
     start_s: float | None = None
     load_s: float | None = None
     first_call_s: float | None = None
+    again_s: float | None = None
     error_energy: float | None = None
     error_energy_relative: float | None = None
     error_forces: float | None = None

@@ -24,22 +24,33 @@ CACHES = ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR", "CUDA_CACHE_PATH", "TOR
 
 
 def startup(case: Case, contestant: Contestant, inputs: Inputs, truth: Truth | str, folder: Path) -> dict[str, Any]:
-    """Fields of a fresh process up to its first result; nothing that was compiled before is found."""
+    """Fields of a fresh process up to its first result; nothing that was compiled before is found. Then of one more, which finds it."""
     with tempfile.TemporaryDirectory(dir=folder) as empty:
         out, variables = Path(empty, "answer.npz"), {name: str(Path(empty, name)) for name in CACHES}
-        fresh = Contestant(contestant.package, contestant.backend, contestant.place, contestant.arguments, variables)
+        fresh, again = (
+            Contestant(contestant.package, contestant.backend, contestant.place, contestant.arguments, variables) for _ in range(2)
+        )
         try:
-            reply = fresh.ask("prepare", inputs=str(inputs.path), stress=False)
-            seconds = fresh.ask("answer", out=str(out), with_list=fresh.list_inside)["seconds"]
+            reply, seconds = _first_result(fresh, inputs, out)
             fields = judged(fresh, truth, case, out)
+            if "status" in fields:
+                return fields
+            fresh.close()
+            _, seconds_again = _first_result(again, inputs, out)
         except WorkerError as error:
             return failure(error)
         finally:
             fresh.close()
+            again.close()
             contestant.loaded, contestant.described, contestant.start_s = fresh.loaded, fresh.described, fresh.start_s
-    if "status" in fields:
-        return fields
-    return fields | {"status": "ok", "atoms": reply["atoms"], "edges": reply["edges"], "first_call_s": seconds}
+    again_s = (again.start_s or 0.0) + again.loaded.get("seconds", 0.0) + seconds_again
+    return fields | {"status": "ok", "atoms": reply["atoms"], "edges": reply["edges"], "first_call_s": seconds, "again_s": again_s}
+
+
+def _first_result(fresh: Contestant, inputs: Inputs, out: Path) -> tuple[dict[str, Any], float]:
+    """What a process says of the atoms, and the seconds of its first evaluation."""
+    reply = fresh.ask("prepare", inputs=str(inputs.path), stress=False)
+    return reply, fresh.ask("answer", out=str(out), with_list=fresh.list_inside)["seconds"]
 
 
 def boxes(most: int = MAX_MOLECULES) -> list[Repeats]:

@@ -27,22 +27,20 @@ def tables(results: Results) -> str:
     rows = latest(results.rows)
     parts = [_contests(contests(results.rows)), _notes(rows)]
     if singles := _singles(rows):
-        parts += [markdown(("model", "package", "precision", "largest box of water, atoms", "start to first result, s"), singles)]
+        parts += [markdown(("model", "package", "precision", "largest box of water, atoms", "start to first result, s", "the next time, s"), singles)]
     if reasons := _reasons(rows):
         parts += ["Without a time:", markdown(("model", "package", "precision", "system", "task", "why"), reasons)]
     return "\n\n".join(parts) + "\n"
 
 
 def short(results: Results) -> str:
-    """Where ours and a peer did the same: a line each, lost ones included; with stress where that was measured, else without.
+    """Where ours and a peer did the same: a line each, lost ones included.
 
     Ours without a time beside a peer that has one is a line too, with its status.
     """
     rows = latest(results.rows)
     found = [contest for contest in contests(results.rows) if contest.peer and (contest.ours or _tried(contest, rows))]
-    stressed = {_place(contest.either) for contest in found if contest.either.task == "stress"}
-    kept = [contest for contest in found if contest.either.task != "forces" or _place(contest.either) not in stressed]
-    return "\n\n".join([markdown(SHORT, [_short_line(contest, rows) for contest in kept]), _notes(rows)]) + "\n"
+    return "\n\n".join([markdown(SHORT, [_short_line(contest, rows) for contest in found]), _notes(rows)]) + "\n"
 
 
 def _place(row: Row) -> tuple[Any, ...]:
@@ -188,7 +186,9 @@ def _singles(rows: Sequence[Row]) -> list[tuple[str, ...]]:
         values = {"largest": row.atoms, "startup": _start(row)}
         if row.status == "ok" and row.task in values:
             found.setdefault(_who(row), {})[row.task] = number(values[row.task])
-    return [(*who, cells.get("largest", NONE), cells.get("startup", NONE)) for who, cells in found.items()]
+            if row.task == "startup":
+                found[_who(row)]["again"] = number(row.again_s)
+    return [(*who, *(cells.get(one, NONE) for one in ("largest", "startup", "again"))) for who, cells in found.items()]
 
 
 def _start(row: Row) -> float | None:

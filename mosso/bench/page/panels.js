@@ -137,7 +137,7 @@ function drawLimits() {
   target("limits").replaceChildren(...panels.map(([own, value, label]) => {
     const name = nameAmong(own), [shown, more] = cut(d3.sort(own, (row) => (label.startsWith("atoms") ? -value(row) : value(row))));
     const entries = shown.map((row) => ({ row, value: value(row), name: `${name(row)} · ${systemName(row)}`,
-      facts: [precisionName(row), weightsName(row)].join(" · ") }));
+      facts: [precisionName(row), weightsName(row), row.again_s != null && `${number(row.again_s)} s the next time`].filter(Boolean).join(" · ") }));
     return h("figure", {}, key(own), ranked(entries, { width: panelWidth("limits", panels.length), label, named: true }), more);
   }));
 }
