@@ -62,7 +62,7 @@ def test_isolated_atom(name: str) -> None:
             assert energy == E0[number] + shift
 
 
-@pytest.mark.parametrize("name", ["mace-plain", "mace-degree-3-three-layers"])
+@pytest.mark.parametrize("name", SPECS)
 def test_hessian_is_symmetric_and_the_derivative_of_the_forces(name: str) -> None:
     pot = potential(name)
     for structure in (MOLECULE, CRYSTAL):

@@ -3,14 +3,16 @@
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 Schema = Literal["mosso-bench/1"]
 SCHEMA: Schema = "mosso-bench/1"
 Task = Literal["forces", "stress", "forces+list", "stress+list", "list", "md", "md-ase", "largest", "startup"]
 Status = Literal["ok", "refused", "unsupported", "error"]
+Amount = Annotated[float, Field(ge=0)]
+Count = Annotated[int, Field(ge=0)]
 
 
 class Hardware(BaseModel):
@@ -71,30 +73,30 @@ class Row(BaseModel):
     backend: str
     weights: Literal["official", "random", "file"] | None = None
     weights_sha256: str | None = None
-    parameters: int | None = None
+    parameters: Count | None = None
     precision: str
     tf32: bool | None = None
     system: str
-    atoms: int | None = None
-    edges: int | None = None
+    atoms: Count | None = None
+    edges: Count | None = None
     batch: int = 1
-    ms: float | None = None
-    ms_p5: float | None = None
-    ms_p95: float | None = None
-    ms_low: float | None = None
-    ms_high: float | None = None
-    calls: int | None = None
-    rounds: int | None = None
+    ms: Amount | None = None
+    ms_p5: Amount | None = None
+    ms_p95: Amount | None = None
+    ms_low: Amount | None = None
+    ms_high: Amount | None = None
+    calls: Count | None = None
+    rounds: Count | None = None
     warm_up: int | None = None
-    timestep_fs: float | None = None
-    atoms_per_s: float | None = None
-    ns_per_day: float | None = None
-    peak_memory_GB: float | None = None
+    timestep_fs: Amount | None = None
+    atoms_per_s: Amount | None = None
+    ns_per_day: Amount | None = None
+    peak_memory_GB: Amount | None = None
     memory_of: Literal["device", "process"] | None = None
-    start_s: float | None = None
-    load_s: float | None = None
-    first_call_s: float | None = None
-    again_s: float | None = None
+    start_s: Amount | None = None
+    load_s: Amount | None = None
+    first_call_s: Amount | None = None
+    again_s: Amount | None = None
     error_energy: float | None = None
     error_energy_relative: float | None = None
     error_forces: float | None = None
@@ -153,8 +155,15 @@ def _rows_of(path: Path) -> Iterator[Row]:
         if schema != SCHEMA:
             raise ValueError(f"{path}, line {count}: its schema is {schema!r} and this mosso reads {SCHEMA!r}; measure again.")
         try:
-            yield Row.model_validate(fields)
+            row = Row.model_validate(fields)
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(map(str, first["loc"]))
             raise ValueError(f"{path}, line {count}: {where}: {first['msg']}; delete the line, or measure again.") from None
+        timed = row.status == "ok" and row.task not in ("largest", "startup")
+        if timed != (row.ms is not None):
+            raise ValueError(
+                f"{path}, line {count}: a row of {row.task} whose status is {row.status} has {'a' if timed else 'no'} time of a call, ms; "
+                "delete the line, or measure again."
+            )
+        yield row

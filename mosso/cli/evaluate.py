@@ -8,7 +8,7 @@ import typer
 
 from mosso.cli import options
 from mosso.cli.loading import load_potential
-from mosso.cli.output import Bar, check_out, note, plural, print_json, print_pairs, print_table
+from mosso.cli.output import Bar, check_out, keeping, note, plural, print_json, print_pairs, print_table
 
 if TYPE_CHECKING:
     from mosso.data.structure import Structure
@@ -32,7 +32,8 @@ def evaluate(
 ) -> None:
     """Energy, forces and stress of every frame; errors where the file has labels.
 
-    Computes in fp64 unless told otherwise. An existing output file is replaced, at the end and as a whole.
+    Computes in fp64 unless told otherwise. An existing output file is replaced, at the end and as a whole. Frames that cannot be
+    evaluated are refused before the first one is; should a later one fail, those before it are kept in partial-OUT beside OUT.
     """
     from mosso.data.readers import read_structures
     from mosso.data.writers import FORMATS, write_frames
@@ -44,13 +45,10 @@ def evaluate(
     pot = load_potential(model, device, precision, head, progress=progress)
     started = perf_counter()
     results: list[dict[str, Any]] = []
-    with Bar("Evaluating", total=len(frames), wanted=progress) as bar:
-
-        def work(batch: list["Structure"]) -> list[dict[str, Any]]:
-            return evaluate_batch(pot, batch, first=len(results))
-
-        for batch_results in in_batches(pot, frames, work):
-            results.extend(batch_results)
+    with keeping(out, lambda: list(zip(frames, results, strict=False))), Bar("Evaluating", total=len(frames), wanted=progress) as bar:
+        for batch_results in in_batches(pot, frames, lambda batch: evaluate_batch(pot, batch)):
+            for result in batch_results:
+                results.append(finite(result, number=len(results)))
             bar.move_to(len(results))
     seconds = perf_counter() - started
     if out is not None:
@@ -65,18 +63,27 @@ def evaluate(
             note(f"Wrote {out}.")
 
 
-def evaluate_batch(pot: "Potential", frames: list["Structure"], first: int) -> list[dict[str, Any]]:
-    """Energy (eV), forces (eV/A) and, where there is a cell, stress (eV/A^3) of each frame; ``first`` is the first one's number."""
+def evaluate_batch(pot: "Potential", frames: list["Structure"]) -> list[dict[str, Any]]:
+    """Energy (eV), forces (eV/A) and, where there is a cell, stress (eV/A^3) of each frame."""
     results: list[dict[str, Any]] = []
-    for number, (frame, output) in enumerate(zip(frames, pot(frames).split(), strict=True), start=first):
-        if not (output.energy.isfinite() and output.forces.isfinite().all()):
-            raise ValueError(f"Frame {number}: energy or forces are not finite: check the structure for atoms that overlap.")
+    for frame, output in zip(frames, pot(frames).split(), strict=True):
         result: dict[str, Any] = {"energy": float(output.energy)}
         result["forces"], result["node_energies"] = output.forces.cpu().numpy(), output.node_energies.cpu().numpy()
         if frame.volume > 0:
             result["stress"] = output.stress.cpu().numpy()
         results.append(result)
     return results
+
+
+def finite(result: dict[str, Any], number: int) -> dict[str, Any]:
+    """The result of frame ``number``, unless it is no answer."""
+    import numpy as np
+
+    from mosso.data.structure import BadStructure
+
+    if not (np.isfinite(result["energy"]) and np.isfinite(result["forces"]).all()):
+        raise BadStructure(number, "energy or forces are not finite: check it for atoms that overlap.")
+    return result
 
 
 def label_errors(frames: list["Structure"], results: list[dict[str, Any]]) -> dict[str, dict[str, float]]:

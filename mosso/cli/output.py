@@ -5,13 +5,17 @@ import math
 import os
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from rich.console import Console
 from rich.table import Table
+
+if TYPE_CHECKING:
+    from mosso.data.writers import Frame
 
 PATIENCE = 1.0  # seconds before a progress bar appears
 
@@ -123,3 +127,22 @@ def check_out(out: Path, suffixes: Sequence[str]) -> Path:
     if not os.access(out.parent, os.W_OK):
         raise ValueError(f"Cannot write {out}: no permission to write in {out.parent}.")
     return out
+
+
+@contextmanager
+def keeping(out: Path | None, done: "Callable[[], Sequence[Frame]]") -> Iterator[None]:
+    """Where an error or an interrupt ends the work, the frames that are done by then go to a file beside ``out``.
+
+    Not to ``out`` itself: what is there may be the input, and a part of the frames is no replacement for all of them.
+    """
+    try:
+        yield
+    except BaseException:
+        frames = done()
+        if out is not None and frames:
+            from mosso.data.writers import write_frames
+
+            beside = out.with_name(f"partial-{out.name}")
+            write_frames(beside, frames)
+            note(f"Wrote the first {plural(len(frames), 'frame')} to {beside}.")
+        raise

@@ -12,6 +12,19 @@ from torch import Tensor
 MIN_RELATIVE_VOLUME = 1e-9
 
 
+class BadStructure(ValueError):
+    """One of several structures cannot be computed.
+
+    Attributes:
+        number: its place, from 0, in what was given: a batch, a list, a file. Whoever cut the batch puts in the place in the whole.
+        reason: the rest of the sentence, with the remedy.
+    """
+
+    def __init__(self, number: int, reason: str) -> None:
+        super().__init__(f"Structure {number}: {reason}")
+        self.number, self.reason = number, reason
+
+
 @dataclass(frozen=True, eq=False)
 class Structure:
     """One system of N atoms.

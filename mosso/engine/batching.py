@@ -6,7 +6,7 @@ from typing import TypeVar
 
 import torch
 
-from mosso.data.structure import Structure
+from mosso.data.structure import BadStructure, Structure
 from mosso.engine.potential import Potential
 
 Result = TypeVar("Result")
@@ -27,6 +27,7 @@ def in_batches(
 ) -> Iterator[list[Result]]:
     """``work`` applied to all structures, batch by batch in their order; yields the results of each batch.
 
+    What the potential cannot evaluate is refused before any work, so that no time is spent on the structures before it.
     A batch for which the device has too little memory is cut in halves, each computed on its own, and later batches are no
     larger than the halves were. Results do not depend on the cuts.
 
@@ -37,8 +38,10 @@ def in_batches(
         edges_at_once: estimated edges of the first batch; by default what suits the device.
 
     Raises:
-        ValueError: one structure alone does not fit into memory.
+        BadStructure: what the potential or ``work`` says of one structure, with its number among all of them; or one that alone does
+            not fit into memory.
     """
+    potential.check(structures)
     budget = float(edges_at_once or EDGES_AT_ONCE.get(potential.device.type, EDGES_AT_ONCE["cpu"]))
     growing = potential.device.type == "cuda" and edges_at_once is None
     first = 0
@@ -50,8 +53,10 @@ def in_batches(
             results = work(batch)
         except torch.OutOfMemoryError:
             if len(batch) == 1:
-                raise ValueError(_too_large(potential, batch[0], first)) from None
+                raise BadStructure(first, _too_large(potential, batch[0])) from None
             budget, growing = 0.5 * sum(estimated_edges(s, potential.cutoff) for s in batch), False
+        except BadStructure as error:
+            raise BadStructure(first + error.number, error.reason) from error
         else:
             assert len(results) == len(batch)
             yield results
@@ -86,9 +91,6 @@ def _used_share(device: torch.device) -> float:
     return torch.cuda.max_memory_allocated(device) / torch.cuda.get_device_properties(device).total_memory
 
 
-def _too_large(potential: Potential, structure: Structure, number: int) -> str:
+def _too_large(potential: Potential, structure: Structure) -> str:
     remedy = "take a GPU with more memory" + (", or evaluate under fp32" if potential.precision.name == "fp64" else "")
-    return (
-        f"Structure {number} with {len(structure)} atoms does not fit into the memory of {potential.device} under "
-        f"{potential.precision.name}: {remedy}."
-    )
+    return f"its {len(structure)} atoms do not fit into the memory of {potential.device} under {potential.precision.name}: {remedy}."

@@ -1,6 +1,6 @@
 """Potential: a model on a device under a precision policy, called with structures."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -10,14 +10,14 @@ import torch
 from torch import Tensor
 
 from mosso import kernels
-from mosso.data.structure import Batch, Structure
+from mosso.data.structure import BadStructure, Batch, Structure
 from mosso.engine.artifact import manifest_of, read_artifact
 from mosso.engine.convert import cached_artifact, read_source
 from mosso.graph.graph import Graph
-from mosso.graph.neighbors import neighbor_list
+from mosso.graph.neighbors import neighbor_list, refuse_overlaps
 from mosso.kernels import SpeciesGroups
 from mosso.models import build, evaluation_form, outputs
-from mosso.models.base import Evaluator, species_index
+from mosso.models.base import Evaluator, not_known, species_index
 from mosso.models.outputs import Output
 from mosso.precision import Precision
 from mosso.weights import store
@@ -165,13 +165,30 @@ class Potential:
     def batch(self, structures: Iterable[Any]) -> Batch:
         """The structures as tensors on the device, after checking that the model stands for their charge and spin."""
         items = [Structure.of(s) for s in structures]
-        for item in items:
-            if item.charge != self.model.charge or item.spin != self.model.spin:
-                raise ValueError(
-                    f"The model stands for total charge {self.model.charge:g} and spin multiplicity {self.model.spin}, "
-                    f"the structure has {item.charge:g} and {item.spin}: remove them from the input or use a model that knows them."
-                )
+        self._check_charges(items)
         return Batch.of(items, self.device)
+
+    def _check_charges(self, structures: Sequence[Structure]) -> None:
+        for number, structure in enumerate(structures):
+            if structure.charge != self.model.charge or structure.spin != self.model.spin:
+                raise BadStructure(
+                    number,
+                    f"the model stands for total charge {self.model.charge:g} and spin multiplicity {self.model.spin}, the structure "
+                    f"has {structure.charge:g} and {structure.spin}: remove them from the input or use a model that knows them.",
+                )
+
+    def check(self, structures: Sequence[Structure]) -> None:
+        """Whether all of them can be evaluated, in a small part of the time that it takes to.
+
+        Raises:
+            BadStructure: the first one with an element, charge or spin that the model does not know, or the one whose atoms are closest
+                to each other where they are on top of each other.
+        """
+        self._check_charges(structures)
+        for number, structure in enumerate(structures):
+            if unknown := sorted(set(structure.numbers.tolist()) - set(self.species)):
+                raise BadStructure(number, f"the model {not_known(unknown, self.species)}")
+        refuse_overlaps(Batch.of(structures))
 
     def graph(self, batch: Batch) -> Graph:
         """Neighbours of a batch within the cutoff."""

@@ -87,10 +87,14 @@ def species_index(numbers_N: Tensor, species: Sequence[int]) -> Tensor:
     index_N = table[numbers_N.clamp(min=0, max=table.shape[0] - 1)]
     if bool((index_N < 0).any()):
         unknown = sorted(set(numbers_N[index_N < 0].tolist()))
-        raise ValueError(
-            f"The model does not know element{'s' if len(unknown) > 1 else ''} {name_elements(unknown)}; it knows {name_elements(species)}."
-        )
+        raise ValueError(f"The model {not_known(unknown, species)}")
     return index_N
+
+
+def not_known(unknown: Sequence[int], species: Sequence[int]) -> str:
+    """What a model of ``species`` says of the elements ``unknown``."""
+    some = f"element{'s' if len(unknown) > 1 else ''} {name_elements(unknown)}"
+    return f"does not know {some}; it knows {name_elements(species)}."
 
 
 _SYMBOLS = (  # noqa: SIM905 a table reads better as text

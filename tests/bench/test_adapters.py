@@ -62,7 +62,7 @@ PEERS = {
     "sevenn": Peer("7net-0", ("e3nn", "cueq")),
     "fairchem-core": Peer("esen-sm", ("default", "fast")),
     "upet": Peer("pet-mad-s", ("default",)),
-    "equiformer-v3": Peer("equiformer-v3", ("default",), truth="fp32", step=1e-2, slope=1e-2, noise=1e-4, lower={}),
+    "equiformer-v3": Peer("equiformer-v3", ("default",), truth="fp32", step=3e-3, slope=1e-2, noise=1e-4, lower={}),
 }
 
 

@@ -63,6 +63,9 @@ def test_there_and_back(tmp_path: Path) -> None:
         (json.dumps({**ROW.model_dump(), "flops": 3}), "flops: "),
         (json.dumps({**ROW.model_dump(), "ms": "fast"}), "ms: "),
         (json.dumps({**ROW.model_dump(), "ms": float("nan")}), "ms: "),
+        (json.dumps({**ROW.model_dump(), "ms": -5.0}), "ms: "),
+        (json.dumps({**ROW.model_dump(), "ms": None}), "a row of forces whose status is ok has a time of a call, ms"),
+        (json.dumps({**ROW.model_dump(), "status": "error"}), "a row of forces whose status is error has no time of a call, ms"),
         (json.dumps({k: v for k, v in ROW.model_dump().items() if k != "hardware"}), "hardware: "),
     ],
 )

@@ -6,6 +6,9 @@ import pytest
 import torch
 from ase import Atoms
 from ase.io import write
+from systems import water_box
+
+from mosso.data.readers import to_atoms
 
 GOOD = Atoms("OH2", positions=[[0, 0, 0.119], [0, 0.763, -0.477], [0, -0.763, -0.477]])
 
@@ -72,6 +75,46 @@ def test_atoms_on_top_of_each_other(command, tmp_path):
     result = command(path)
     assert result.exit_code == 2, f"{command.verb}: {result.output}"
     assert_sentence(result, "0", "1")
+
+
+def overlap(atoms: Atoms) -> Atoms:
+    atoms.positions[1] = atoms.positions[0] + [0, 0, 0.9e-3]
+    return atoms
+
+
+def gild(atoms: Atoms) -> Atoms:
+    atoms.numbers[2] = 79
+    return atoms
+
+
+def charge(atoms: Atoms) -> Atoms:
+    atoms.info["charge"] = 1
+    return atoms
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (overlap, ("Structure 11: atoms 0 and 1 are 9.0e-04 A apart",)),
+        (gild, ("Structure 11: the model does not know element Au", "H, C, O")),
+        (charge, ("Structure 11:", "total charge")),
+    ],
+)
+@pytest.mark.parametrize("edges_at_once", [1000, 2**20], ids=["many batches", "one batch"])
+@pytest.mark.parametrize("verb", ["evaluate", "relax"])
+def test_one_bad_frame_is_refused_by_its_number_before_any_work(verb, edges_at_once, spoil, words, run, model_file, tmp_path, monkeypatch):
+    from mosso.engine.potential import Potential
+
+    def evaluate(*_, **__):
+        raise AssertionError("nothing is to be computed")
+
+    monkeypatch.setattr(Potential, "evaluate", evaluate)
+    monkeypatch.setattr("mosso.engine.batching.EDGES_AT_ONCE", {"cpu": edges_at_once, "cuda": edges_at_once})
+    boxes = [to_atoms(water_box(2 if seed % 3 else 1, seed=seed)) for seed in range(12)]
+    write(tmp_path / "many.extxyz", [*boxes[:-1], spoil(boxes[-1])])
+    result = run(verb, tmp_path / "many.extxyz", "--model", model_file, "--out", tmp_path / "out.extxyz", "--device", "cpu")
+    assert_sentence(result, *words)
+    assert [path.name for path in tmp_path.iterdir()] == ["many.extxyz"]
 
 
 def test_empty_file(command, tmp_path):

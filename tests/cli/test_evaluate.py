@@ -1,13 +1,20 @@
 """mosso evaluate: the numbers of the Python interface, in a file and in a table."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
+import torch
 from ase import Atoms
 from ase.build import bulk, molecule
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io import read, write
+from systems import water_box
 
 import mosso
+from mosso.data.readers import to_atoms
+from mosso.data.structure import BadStructure
+from mosso.engine.potential import Potential
 from mosso.interfaces.ase import Calculator
 
 REFERENCE = {"energy": (0.010, -0.030), "forces": 0.05, "stress": 0.002}  # what labels are off by
@@ -114,3 +121,56 @@ def test_an_existing_file_is_replaced_also_in_place(run, model_file, tmp_path):
     assert run("evaluate", path, "--model", model_file, "--out", path).exit_code == 0
     assert read(path, 1).get_forces().shape == (4, 3)
     assert [entry.name for entry in tmp_path.iterdir()] == ["in.extxyz"]
+
+
+@pytest.fixture
+def stops(monkeypatch):
+    """``stops(error)``: two frames make a batch, and the third batch ends in that error, or in a frame without an answer."""
+
+    def arrange(error: BaseException | None) -> None:
+        evaluate, calls = Potential.evaluate, []
+
+        def stopping(self, batch, graph, **options):
+            calls.append(batch.num_systems)
+            output = evaluate(self, batch, graph, **options)
+            if len(calls) != 3:
+                return output
+            if error is not None:
+                raise error
+            return replace(output, energy=torch.where(torch.arange(batch.num_systems) == 1, torch.nan, output.energy))
+
+        monkeypatch.setattr(Potential, "evaluate", stopping)
+
+    monkeypatch.setattr("mosso.engine.batching.EDGES_AT_ONCE", {"cpu": 1000, "cuda": 1000})
+    return arrange
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "word", "num_kept"),
+    [
+        (None, 2, "Structure 5: energy or forces are not finite", 5),
+        (BadStructure(0, "it is broken."), 2, "Structure 4: it is broken.", 4),
+        (torch.OutOfMemoryError("CUDA out of memory."), 0, "", 0),  # smaller batches, and nothing is lost
+        (KeyboardInterrupt(), 130, "Interrupted", 4),
+    ],
+    ids=["not finite", "bad structure", "out of memory", "interrupted"],
+)
+def test_what_was_computed_is_kept(stops, error, code, word, num_kept, run, model_file, tmp_path):
+    """In a file of its own: the one that was asked for holds all frames or what it held before, here the input itself."""
+    path = tmp_path / "in.extxyz"
+    write(path, [to_atoms(water_box(2, seed=seed)) for seed in range(7)])
+    assert run("evaluate", path, "--model", model_file, "--out", tmp_path / "whole.extxyz").exit_code == 0
+    whole, before = read(tmp_path / "whole.extxyz", ":"), path.read_bytes()
+    stops(error)
+    result = run("evaluate", path, "--model", model_file, "--out", path)
+    assert result.exit_code == code, result.output
+    assert word in result.stderr
+    assert (path.read_bytes() == before) == (code != 0)
+    kept = tmp_path / "partial-in.extxyz"
+    assert kept.exists() == (num_kept > 0)
+    if num_kept:
+        assert f"Wrote the first {num_kept} frames to {kept}." in result.stderr
+    frames = read(kept if num_kept else path, ":")
+    assert len(frames) == (num_kept or 7)
+    for frame, want in zip(frames, whole, strict=False):
+        np.testing.assert_allclose(frame.get_forces(), want.get_forces(), atol=2e-8)

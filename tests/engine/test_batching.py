@@ -7,9 +7,10 @@ import torch
 from ase.build import bulk
 
 import mosso
+from mosso.data.structure import BadStructure
 from mosso.engine.batching import EDGES_AT_ONCE, estimated_edges, in_batches
 
-POTENTIAL = SimpleNamespace(device=torch.device("cpu"), cutoff=5.0, precision=SimpleNamespace(name="fp32"))
+POTENTIAL = SimpleNamespace(device=torch.device("cpu"), cutoff=5.0, precision=SimpleNamespace(name="fp32"), check=lambda _: None)
 
 
 def copper(*sizes: int) -> list[mosso.Structure]:
@@ -52,7 +53,7 @@ def test_one_structure_that_does_not_fit_is_an_error_that_says_so() -> None:
         return [0] * len(batch)
 
     done = []
-    with pytest.raises(ValueError, match="Structure 2 with 32 atoms does not fit into the memory of cpu under fp32"):
+    with pytest.raises(ValueError, match="Structure 2: its 32 atoms do not fit into the memory of cpu under fp32"):
         done.extend(in_batches(POTENTIAL, copper(1, 1, 2), work))  # type: ignore[arg-type]
     assert sum(len(batch) for batch in done) == 2
 
@@ -63,3 +64,29 @@ def test_other_errors_pass_through() -> None:
 
     with pytest.raises(RuntimeError, match="something else"):
         list(in_batches(POTENTIAL, copper(1), work))  # type: ignore[arg-type]
+
+
+def test_a_bad_structure_has_its_number_among_all() -> None:
+    structures = copper(*[1] * 13)
+
+    def work(batch: list[mosso.Structure]) -> list[int]:
+        if structures[11] in batch:
+            raise BadStructure(batch.index(structures[11]), "it is broken.")
+        return [0] * len(batch)
+
+    done = []
+    with pytest.raises(BadStructure, match="^Structure 11: it is broken.$") as raised:
+        done.extend(in_batches(POTENTIAL, structures, work, 1000))  # type: ignore[arg-type]
+    assert raised.value.number == 11
+    assert 1 < len(done[0]) < 11 and sum(len(batch) for batch in done) <= 11
+
+
+def test_what_the_potential_refuses_is_refused_before_any_work() -> None:
+    def check(structures: list[mosso.Structure]) -> None:
+        raise BadStructure(len(structures) - 1, "it is broken.")
+
+    def work(batch: list[mosso.Structure]) -> list[int]:
+        raise AssertionError("nothing is to be computed")
+
+    with pytest.raises(BadStructure, match="Structure 2: it is broken"):
+        list(in_batches(SimpleNamespace(**vars(POTENTIAL) | {"check": check}), copper(1, 1, 1), work, 1))  # type: ignore[arg-type]

@@ -118,7 +118,7 @@ def test_energy_is_float64_and_names_its_precision() -> None:
         (Structure(np.array([1, 79, 92]), np.eye(3) * 3), r"elements Au, U; it knows H, C, O"),
         (Structure(np.array([1]), np.zeros((1, 3)), charge=1), "total charge 0 .* the structure has 1"),
         (Structure(np.array([1]), np.zeros((1, 3)), spin=2), "spin multiplicity 1, .* has 0 and 2"),
-        (Structure(np.array([1, 1]), np.zeros((2, 3))), "Atoms 0 and 1 .* remove one"),
+        (Structure(np.array([1, 1]), np.zeros((2, 3))), "Structure 0: atoms 0 and 1 .* remove one"),
     ],
 )
 def test_what_the_model_cannot_do_is_refused(structure: Structure, message: str) -> None:

@@ -194,12 +194,12 @@ def test_atoms_on_top_of_each_other(method: str) -> None:
     twice = Structure([1, 6, 8], [[0.1, 0.0, 0.0], [2.0, 0.0, 0.0], [4.1, 4.0, -3.9995]], cell, True)
     twice_in_place = replace(twice, positions=[[0.1, 0.0, 0.0], [2.0, 0.0, 0.0], [4.1, 4.0, -4.0]])
     for structure in (twice, twice_in_place):
-        with pytest.raises(ValueError, match="Atoms 0 and 2 of system 1 are .* apart: remove one of the two"):
+        with pytest.raises(ValueError, match="Structure 1: atoms 0 and 2 are .* apart: remove one of the two"):
             neighbor_list(Batch.of([first, structure]), 3.0, method)
     near = replace(twice, positions=[[0.1, 0.0, 0.0], [2.0, 0.0, 0.0], [4.1, 4.0, -3.998]])
     assert neighbor_list(Batch.of([first, near]), 1.0, method).num_edges == 2
     tiny = Structure([1], [[0.0, 0.0, 0.0]], np.diag([3.0, 3.0, 5e-4]), True)
-    with pytest.raises(ValueError, match="Atom 0 of system 0 .* own periodic image"):
+    with pytest.raises(ValueError, match="Structure 0: atom 0 is .* own periodic image"):
         neighbor_list(Batch.of([tiny]), 3.0, method)
 
 
@@ -207,7 +207,7 @@ def test_atoms_on_top_of_each_other(method: str) -> None:
 def test_positions_that_are_not_finite(method: str) -> None:
     batch = Batch.of([water_molecule(), water_molecule()])
     batch.positions_N3[4, 1] = float("nan")
-    with pytest.raises(ValueError, match="atom 1 of system 1 is not finite"):
+    with pytest.raises(ValueError, match="Structure 1: the position of atom 1 is not finite"):
         neighbor_list(batch, 3.0, method)
 
 

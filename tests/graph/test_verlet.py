@@ -127,7 +127,7 @@ def test_failed_update_leaves_no_outdated_list() -> None:
     verlet.update(Batch.of([structure]))
     broken = Batch.of([structure])
     broken.positions_N3[7, 0] = float("nan")
-    with pytest.raises(ValueError, match="atom 7 of system 0 is not finite"):
+    with pytest.raises(ValueError, match="Structure 0: the position of atom 7 is not finite"):
         verlet.update(broken)
     batch = Batch.of([structure])
     assert_fresh(verlet.update(batch), batch)
@@ -137,7 +137,7 @@ def test_failed_update_leaves_no_outdated_list() -> None:
 def test_atoms_that_meet_are_named_without_a_new_search() -> None:
     verlet = VerletList(CUTOFF, SKIN)
     verlet.update(Batch.of([water_molecule(), Structure([1, 1], [[0.0, 0.0, 0.0], [0.2, 0.0, 0.0]])]))
-    with pytest.raises(ValueError, match="Atoms 0 and 1 of system 1"):
+    with pytest.raises(ValueError, match="Structure 1: atoms 0 and 1"):
         verlet.update(Batch.of([water_molecule(), Structure([1, 1], [[0.1, 0.0, 0.0], [0.1, 0.0, 0.0]])]))
     assert verlet.num_builds == 1
 

@@ -172,3 +172,47 @@ def behind_loops(rows: tuple[Tensor, ...], loops: int) -> tuple[Tensor, ...]:
         torch.cat([torch.arange(loops, device=transpose.device), transpose + loops]),
         torch.cat([first, sender_offsets + loops]),
     )
+
+
+def some_of(atoms: int, few: int) -> list[int]:
+    """Places of ``few`` atoms among so many, in order; the last atom is one of them."""
+    chosen = torch.randint(atoms // few, (few - 1,), generator=torch.Generator().manual_seed(atoms))
+    return [*(chosen + torch.arange(few - 1) * (atoms // few)).tolist(), atoms - 1]
+
+
+def among(rows: tuple[Tensor, ...], places: Sequence[int], atoms: int) -> tuple[Tensor, ...]:
+    """Rows of a graph without padding whose atoms are now at ``places`` among so many; the others have no edges."""
+    senders, receivers, _, transpose, _ = rows
+    where, ends = torch.tensor(places, device=senders.device), torch.arange(atoms + 1, device=senders.device)
+    senders, receivers = where[senders], where[receivers]
+    return senders, receivers, torch.searchsorted(receivers, ends), transpose, torch.searchsorted(senders[transpose], ends)
+
+
+def stretched(few: Tensor, places: Sequence[int], atoms: int) -> Tensor:
+    """Rows of a tensor put at ``places`` among so many, and NaN between them: nobody may read it."""
+    many = torch.full((atoms, *few.shape[1:]), torch.nan, dtype=few.dtype, device=few.device)
+    for row, place in zip(few, places, strict=True):  # by slices, which no kernel of torch's has to index
+        many[place] = row
+    return many
+
+
+def assert_stretched(many: Tensor, few: Tensor, places: Sequence[int]) -> None:
+    """Rows at ``places`` are those of ``few``, and all others zero."""
+    torch.testing.assert_close(torch.stack([many[place] for place in places]), few, rtol=1e-6, atol=1e-6 * largest(few))
+    assert int(torch.count_nonzero(many)) == sum(int(torch.count_nonzero(many[place])) for place in places)
+
+
+def check_among(case: Any, inputs: Sequence[Tensor], atoms: int) -> None:
+    """An op over ``case.edges``, the first of whose inputs are atoms, on the same few of them among so many."""
+    places = some_of(atoms, inputs[0].shape[0])
+    small = [t.float().requires_grad_() for t in inputs]
+    want = case.op(*small)
+    g = cotangent(want)
+    large = [stretched(small[0].detach(), places, atoms).requires_grad_(), *(t.detach().clone().requires_grad_() for t in small[1:])]
+    out = case._replace(edges=among(case.edges, places, atoms)).op(*large)
+    assert_stretched(out.detach(), want.detach(), places)
+    wanted = torch.autograd.grad(want, small, g)
+    grads = torch.autograd.grad(out, large, stretched(g, places, atoms))
+    assert_stretched(grads[0], wanted[0], places)
+    for got, exact in zip(grads[1:], wanted[1:], strict=True):
+        torch.testing.assert_close(got, exact, rtol=1e-6, atol=1e-6 * largest(exact))

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from kernels.contract import BOTH, CUDA, behind_loops, check, check_replay, gpu
+from kernels.contract import BOTH, CUDA, behind_loops, check, check_among, check_replay, gpu
 from torch import Tensor
 
 if CUDA:
@@ -53,3 +53,12 @@ def test_offsets_past_two_to_the_31() -> None:
     grads = torch.autograd.grad(out[1:].square().sum(), inputs)
     for got, exact, rows in zip(grads, torch.autograd.grad(want.square().sum(), small), (4, few, few), strict=True):
         torch.testing.assert_close(got[-rows:], exact, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.usefixtures("poisoned_memory")
+@pytest.mark.parametrize(("degrees_in", "max_ell"), [((0, 1), 3), ((0,), 0)], ids=["sums", "features and sums"])
+def test_atoms_past_two_to_the_31(degrees_in: tuple[int, ...], max_ell: int) -> None:
+    """Some of so many atoms that what is summed for them, and in the second case their features too, are more than 2^31 numbers."""
+    case = contract.make_case(degrees_in, max_ell, 12, 60, 128)
+    each = case.op(*case[:3])[0].numel()
+    check_among(case, case[:3], 2**31 // each + 16)

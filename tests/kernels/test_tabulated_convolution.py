@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from kernels.contract import BOTH, CUDA, behind_loops, check, check_replay, cotangent, gpu
+from kernels.contract import BOTH, CUDA, behind_loops, check, check_among, check_replay, cotangent, gpu
 from torch import Tensor
 
 if CUDA:
@@ -74,3 +74,12 @@ def test_offsets_past_two_to_the_31(monkeypatch: pytest.MonkeyPatch) -> None:
     grads = torch.autograd.grad(out[1:], inputs, cotangent(want[0]).float())
     for got, exact in zip((out[1:], grads[0][1:], grads[1][-few:]), want, strict=True):
         torch.testing.assert_close(got.double(), exact, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.usefixtures("poisoned_memory")
+@pytest.mark.parametrize(("degrees_in", "max_ell"), [((0, 1), 3), ((0,), 0)], ids=["sums", "features and sums"])
+def test_atoms_past_two_to_the_31(degrees_in: tuple[int, ...], max_ell: int) -> None:
+    """Some of so many atoms that what is summed for them, and in the second case their features too, are more than 2^31 numbers."""
+    case = contract.make_case(degrees_in, max_ell, 12, 60, 128)
+    each = case.op(*case[:2])[0].numel()
+    check_among(case, case[:2], 2**31 // each + 16)

@@ -11,6 +11,7 @@ from seeded_weights import fill
 
 from mosso.data.structure import Structure
 from mosso.models.mace import MACESpec
+from mosso.weights.checkpoint import Checkpoint
 
 GOLDENS = Path(__file__).parent / "goldens"
 
@@ -24,6 +25,12 @@ class Golden:
     tensors: dict[str, torch.Tensor]
     structures: list[Structure]
     arrays: dict[str, np.ndarray]
+
+    @property
+    def checkpoint(self) -> Checkpoint:
+        spec = {name: list(value) if isinstance(value, tuple) else value for name, value in vars(self.spec).items()}
+        provenance = {"source": self.name, "sha256": None, "licence": "MIT", "citation": "", "dtype": "float64"}
+        return Checkpoint("mace", spec, self.tensors, provenance)
 
 
 def case_names() -> list[str]:

@@ -12,17 +12,12 @@ from mosso.engine.potential import Potential
 from mosso.graph.graph import edge_vectors
 from mosso.graph.neighbors import neighbor_list
 from mosso.models.base import species_index
-from mosso.weights.checkpoint import Checkpoint
 
 ENERGY, FORCES = 1e-10, 1e-9  # relative; of the largest force or stress component
 
 
 def potential_of(golden: Golden, precision: str = "fp64", head: int = 0) -> Potential:
-    spec = {name: list(value) if isinstance(value, tuple) else value for name, value in vars(golden.spec).items()}
-    checkpoint = Checkpoint(
-        "mace", spec, golden.tensors, {"source": golden.name, "sha256": None, "licence": "MIT", "citation": "", "dtype": "float64"}
-    )
-    return Potential(checkpoint, precision=precision, head=golden.spec.heads[head])
+    return Potential(golden.checkpoint, precision=precision, head=golden.spec.heads[head])
 
 
 def atoms_of(golden: Golden) -> list[slice]:

@@ -19,6 +19,7 @@ HEADER = (
     "GB, mosso / peer", "force error, mosso / peer (eV/A)",
 )  # fmt: skip
 AIMED = "must / aim, ms"  # a column where there are such times
+SINGLES = ("model", "package", "precision", "largest box of water, atoms", "start to first result, s", "the next time, s")
 SHORT = ("model", "system", "task", "mosso, ms", "fastest peer, ms", "peer", "mosso is")
 
 
@@ -27,7 +28,7 @@ def tables(results: Results) -> str:
     rows = latest(results.rows)
     parts = [_contests(contests(results.rows)), _notes(rows)]
     if singles := _singles(rows):
-        parts += [markdown(("model", "package", "precision", "largest box of water, atoms", "start to first result, s", "the next time, s"), singles)]
+        parts += [markdown(SINGLES, singles)]
     if reasons := _reasons(rows):
         parts += ["Without a time:", markdown(("model", "package", "precision", "system", "task", "why"), reasons)]
     return "\n\n".join(parts) + "\n"
