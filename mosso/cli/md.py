@@ -23,7 +23,13 @@ if TYPE_CHECKING:
 def md(
     structure: Annotated[Path, typer.Argument(metavar="STRUCTURE", help="One structure: extxyz, or any file ASE reads.")],
     model: options.Model = options.DEFAULT_MODEL,
-    ensemble: Annotated[Literal["nve", "nvt", "npt"], typer.Option(help="nvt: Langevin; npt: and stochastic cell rescaling.")] = "nvt",
+    ensemble: Annotated[
+        Literal["nve", "nvt", "npt"], typer.Option(help="nvt: a thermostat; npt: Langevin's and stochastic cell rescaling.")
+    ] = "nvt",
+    thermostat: Annotated[
+        Literal["langevin", "nose-hoover"],
+        typer.Option(help="For nvt: friction and noise, or a deterministic chain of thermostats, which disturbs velocities less."),
+    ] = "langevin",
     temperature: Annotated[float, typer.Option(help="K; for nve that of the start.")] = 300.0,
     pressure: Annotated[float, typer.Option(help="bar, for npt.")] = 1.01325,
     coupling: Annotated[
@@ -32,7 +38,8 @@ def md(
     ] = "isotropic",
     timestep: Annotated[float, typer.Option(help="fs.")] = 0.5,
     steps: Annotated[int, typer.Option(min=0, help="Steps in all, those before --resume included.")] = 1000,
-    friction: Annotated[float, typer.Option(help="1/fs, for nvt and npt.")] = 0.01,
+    friction: Annotated[float, typer.Option(help="1/fs, of langevin, for nvt and npt.")] = 0.01,
+    relaxation_time: Annotated[float, typer.Option(help="fs, for nose-hoover: how fast heat comes and goes.")] = 100.0,
     log_every: Annotated[int, typer.Option(min=1, help="Steps between lines of the log table.")] = 10,
     write_every: Annotated[int, typer.Option(min=1, help="Steps between frames of the trajectory.")] = 100,
     seed: Annotated[int, typer.Option(help="Of velocities and noise; on a CPU the same seed gives the same trajectory bit for bit.")] = 0,
@@ -51,19 +58,26 @@ def md(
     otherwise; energies are summed in fp64.
     """
     from mosso.dynamics.simulate import load_state, require_settings, simulate
+    from mosso.dynamics.trajectory import require_steps
 
     check_out(out, (".extxyz", ".xyz", ".traj"))
     if out.resolve() == structure.resolve():
         raise ValueError(f"The trajectory would replace the structure it starts from: give --out another name than {out}.")
     start = read_one(structure)
     pot = load_potential(model, device, precision, head, progress=progress)
-    chosen = make_ensemble(ensemble, temperature, pressure, friction, coupling)
+    chosen = make_ensemble(ensemble, thermostat, temperature, pressure, friction, relaxation_time, coupling)
     # Velocities of an NVE run are drawn once, so only its own fields decide how it goes on.
-    settings = {"model": pot.name, "precision": pot.precision.name, "head": pot.head, "timestep": timestep, "ensemble": repr(chosen)}
+    settings = {
+        "model": pot.name, "precision": pot.precision.name, "head": pot.head, "timestep": timestep, "ensemble": repr(chosen),
+        "seed": seed, "log_every": log_every, "write_every": write_every,
+    }  # fmt: skip
     state = None
     if resume:
-        state = load_state(paths_of(out)[2], pot.device)
-        require_settings(paths_of(out)[2], settings)
+        trajectory, table, checkpoint = paths_of(out)
+        state = load_state(checkpoint, pot.device)
+        require_settings(checkpoint, settings)
+        require_steps(trajectory, range(0, int(state.step) + 1, write_every))
+        require_steps(table, range(0, int(state.step) + 1, log_every))
     first = None if state is None else int(state.step)
     left = steps - (first or 0)
     completed = True
@@ -106,6 +120,8 @@ def md(
     if not completed:
         note(how_to_go_on(reached))
         raise typer.Exit(EXIT_INTERRUPTED)
+    if first is not None and left <= 0 and not as_json:
+        note(f"Nothing was left to do: the run is already at step {first}, and --steps {steps} counts from its start.")
 
 
 def read_one(path: Path) -> "Structure":
@@ -118,10 +134,16 @@ def read_one(path: Path) -> "Structure":
     return found[0]
 
 
-def make_ensemble(name: str, temperature: float, pressure: float, friction: float, coupling: "Coupling") -> "Ensemble":
-    """The ensemble a flag names."""
-    from mosso.dynamics.integrators import NVE, Langevin, StochasticCellRescaling
+def make_ensemble(
+    name: str, thermostat: str, temperature: float, pressure: float, friction: float, relaxation_time: float, coupling: "Coupling"
+) -> "Ensemble":
+    """The ensemble that the flags name."""
+    from mosso.dynamics.integrators import NVE, Langevin, NoseHoover, StochasticCellRescaling
 
+    if thermostat == "nose-hoover":
+        if name != "nvt":
+            raise ValueError(f"--thermostat nose-hoover goes with --ensemble nvt, not {name}: leave one of the two out.")
+        return NoseHoover(temperature, relaxation_time)
     if name == "nve":
         return NVE()
     if name == "nvt":

@@ -7,13 +7,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mosso.cli import options
+from mosso.cli.errors import EXIT_INTERRUPTED
+from mosso.cli.interrupt import Interruptible
 from mosso.cli.loading import load_potential
-from mosso.cli.output import Bar, check_out, note, print_json, print_pairs, print_table
+from mosso.cli.output import Bar, check_out, keeping, note, plural, print_json, print_pairs, print_table
 
 if TYPE_CHECKING:
     from mosso.data.structure import Structure
-    from mosso.dynamics.relax import RelaxRow
+    from mosso.dynamics.relax import RelaxResult, RelaxRow
     from mosso.engine.potential import Potential
+
+Relaxed = tuple[dict[str, Any], "Structure"]  # a row of the table and what it is about
 
 _ROWS_SHOWN = 20
 
@@ -35,54 +39,73 @@ def relax(
     """Relax structures, many at once.
 
     Computes in fp64 unless told otherwise. An existing output file is replaced, at the end and as a whole. The exit code is 0
-    even when some structures did not converge; the table says which.
+    even when some structures did not converge; the table says which. Ctrl-C leaves the structures as far as they have come in
+    partial-OUT beside OUT, and the same table; so does an error, for the structures before it.
     """
     from mosso.data.readers import read_structures
     from mosso.data.writers import FORMATS, write_frames
+    from mosso.dynamics.relax import RelaxInterrupted
     from mosso.engine.batching import in_batches
 
     check_out(out, tuple(FORMATS))
     frames = read_structures(structures)
     pot = load_potential(model, device, precision, head, progress=progress)
     started = perf_counter()
-    relaxed: list[tuple[dict[str, Any], Structure]] = []
-    with Bar("Relaxing", total=len(frames), wanted=progress) as bar:
+    relaxed: list[Relaxed] = []
+    completed = True
 
-        def work(batch: list["Structure"]) -> list[tuple[dict[str, Any], "Structure"]]:
-            return relax_batch(pot, batch, len(relaxed), bar, fmax=fmax, steps=steps, cell=cell, pressure=pressure)
+    def structures_relaxed() -> list["Structure"]:
+        return [structure for _, structure in relaxed]
 
-        for results in in_batches(pot, frames, work):
-            relaxed += results
-    rows = [row for row, _ in relaxed]
-    seconds = perf_counter() - started
-    write_frames(out, [structure for _, structure in relaxed])
-    if as_json:
-        print_json(document(pot, rows, seconds, out))
+    try:
+        with Interruptible(), keeping(out, structures_relaxed), Bar("Relaxing", total=len(frames), wanted=progress) as bar:
+
+            def work(batch: list["Structure"]) -> list[Relaxed]:
+                return relax_batch(pot, batch, len(relaxed), bar, fmax=fmax, steps=steps, cell=cell, pressure=pressure)
+
+            try:
+                for results in in_batches(pot, frames, work):
+                    relaxed += results
+            except RelaxInterrupted as interrupt:
+                relaxed += with_rows(interrupt.result)
+                raise
+    except KeyboardInterrupt:
+        completed = False
     else:
+        write_frames(out, structures_relaxed())
+    seconds = perf_counter() - started
+    rows = [row for row, _ in relaxed]
+    if as_json:
+        print_json(document(pot, rows, seconds, completed, out))
+    elif rows:
         show(pot, rows, seconds)
+    if not completed:
+        note(what_there_is(rows, len(frames)))
+        raise typer.Exit(EXIT_INTERRUPTED)
+    if not as_json:
         note(f"Wrote {out}.")
 
 
-def relax_batch(
-    pot: "Potential", structures: list["Structure"], before: int, bar: Bar, **options: Any
-) -> list[tuple[dict[str, Any], "Structure"]]:
+def relax_batch(pot: "Potential", structures: list["Structure"], before: int, bar: Bar, **options: Any) -> list[Relaxed]:
     """For each structure of one batch, its row of the table and itself relaxed; ``before`` structures came earlier."""
     from mosso.dynamics.relax import relax as relax_together
 
-    first: list[float] = []
-
     def on_step(row: "RelaxRow") -> None:
-        first.extend(row.energies if row.step == 0 else ())
         bar.move_to(before + int(row.converged.sum()), f"step {row.step}, largest force {row.max_forces.max():.3f} eV/A")
 
     result = relax_together(pot, structures, on_step=on_step, **options)
     bar.move_to(before + len(structures))
+    return with_rows(result)
+
+
+def with_rows(result: "RelaxResult") -> list[Relaxed]:
+    """Each structure with its row."""
     rows = [
         {
             "num_atoms": len(structure),
             "converged": bool(result.converged[b]),
             "steps": int(result.num_steps[b]),
-            "energy_start": float(first[b]),
+            "energy_start": float(result.energies_start[b]),
             "energy": float(result.energies[b]),
             "max_force": float(result.max_forces[b]),
             "volume": structure.volume or None,
@@ -92,10 +115,19 @@ def relax_batch(
     return list(zip(rows, result.structures, strict=True))
 
 
-def document(pot: "Potential", rows: list[dict[str, Any]], seconds: float, out: Path) -> dict[str, Any]:
+def what_there_is(rows: list[dict[str, Any]], num_structures: int) -> str:
+    """What an interrupt leaves."""
+    if not rows:
+        return "Interrupted before the first step; nothing was written."
+    done = sum(row["converged"] for row in rows)
+    return f"Interrupted; of {plural(num_structures, 'structure')} {done} had converged, and {num_structures - len(rows)} had not begun."
+
+
+def document(pot: "Potential", rows: list[dict[str, Any]], seconds: float, completed: bool, out: Path) -> dict[str, Any]:
     """What ``--json`` prints."""
     return {
-        "model": pot.name, "precision": pot.precision.name, "device": str(pot.device), "head": pot.head, "out": out, "seconds": seconds,
+        "model": pot.name, "precision": pot.precision.name, "device": str(pot.device), "head": pot.head, "out": out if completed else None,
+        "seconds": seconds, "completed": completed,
         "num_structures": len(rows), "num_converged": sum(row["converged"] for row in rows), "structures": rows,
     }  # fmt: skip
 

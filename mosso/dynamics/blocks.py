@@ -172,17 +172,17 @@ class Blocks(Generic[C]):
             else EagerRunner(self._advance, tracked)
         )
         self._pace, self._last = Pace(), last
+        self._pending: deque[Block[C]] = deque()  # asked for, and not yet known to be right
         self.step, self.num_rollbacks, self.num_rebuilds = first, 0, 0
 
     @property
     def course(self) -> C:
-        """After ``run`` has ended: where the last step led."""
-        return self._runner.snapshot().course
+        """Where ``step`` led, whenever ``run`` has just given a block or has ended."""
+        return self._pending[0].before.course if self._pending else self._runner.snapshot().course
 
     def run(self) -> Iterator[Block[C]]:
         """Blocks in order, each once it is known to be right."""
-        pending: deque[Block[C]] = deque()
-        launched, before = self.step, perf_counter()
+        pending, launched, before = self._pending, self.step, perf_counter()
         while self.step < self._last:
             if launched < self._last and len(pending) <= self._runner.ahead:
                 pending.append(self._launch(launched, self._end(launched)))

@@ -35,7 +35,11 @@ def save_state(path: str | os.PathLike[str], state: State, settings: Mapping[str
 
 
 def load_state(path: str | os.PathLike[str], device: torch.device | str = "cpu") -> State:
-    """The state of ``save_state``, bit for bit, on ``device``. Nothing in the file is executed."""
+    """The state of ``save_state``, bit for bit, on ``device``. Nothing in the file is executed.
+
+    Raises:
+        ValueError: no such file, not a checkpoint, or one that is not complete.
+    """
     arrays = _read(path)
 
     def fill(kind: type, prefix: str) -> dict[str, Any]:
@@ -64,4 +68,7 @@ def _read(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
         raise ValueError(f"{path} is not a mosso checkpoint: {error}") from error
     if str(arrays.pop("format", "")) != _FORMAT:
         raise ValueError(f"{path} is not a mosso checkpoint of format {_FORMAT}: start again, or use the version that wrote it.")
+    written = {"settings", *(f"batch.{f.name}" for f in fields(Batch)), *(f.name for f in fields(State))} - {"batch", "stress_B33"}
+    if missing := sorted(written - arrays.keys()):
+        raise ValueError(f"{path} is not complete, it lacks {', '.join(missing)}: put a whole copy back, or start a new run.")
     return arrays

@@ -31,6 +31,10 @@ class Ensemble:
     conserves_momentum: ClassVar[bool] = False
     needs_stress: ClassVar[bool] = False
 
+    def check_timestep(self, timestep: float) -> None:
+        """ValueError when no steps of ``timestep`` fs can be made."""
+        _require(0.0 < timestep < math.inf, f"timestep is {timestep} fs: give a positive, finite one (0.5 is usual).")
+
     def prepare(self, state: State) -> State:
         """The state with what the thermostat carries along; ValueError when the systems do not fit the ensemble."""
         return replace(state, chain_B2M=state.chain_B2M[:, :, :0])
@@ -104,8 +108,8 @@ class Langevin(Ensemble):
     friction: float = 0.01
 
     def __post_init__(self) -> None:
-        _require(self.temperature >= 0.0, f"temperature is {self.temperature} K: give zero or more.")
-        _require(self.friction >= 0.0, f"friction is {self.friction} 1/fs: give zero or more (0.01 is usual).")
+        _require(0.0 <= self.temperature < math.inf, f"temperature is {self.temperature} K: give a finite one of zero or more.")
+        _require(0.0 <= self.friction < math.inf, f"friction is {self.friction} 1/fs: give a finite one of zero or more (0.01 is usual).")
 
     def step(self, state: State, timestep: float, evaluate: Evaluate) -> State:
         dt = timestep * FS
@@ -163,9 +167,21 @@ class StochasticCellRescaling(Ensemble):
     def __post_init__(self) -> None:
         Langevin(self.temperature, self.friction)
         _require(math.isfinite(self.pressure), f"pressure is {self.pressure} bar: give a finite number.")
-        _require(self.barostat_time > 0.0, f"barostat_time is {self.barostat_time} fs: give a positive time (1000 is usual).")
-        _require(self.compressibility > 0.0, f"compressibility is {self.compressibility} 1/bar: give a positive number.")
+        _require(
+            0.0 < self.barostat_time < math.inf, f"barostat_time is {self.barostat_time} fs: give a positive, finite one (1000 is usual)."
+        )
+        _require(0.0 < self.compressibility < math.inf, f"compressibility is {self.compressibility} 1/bar: give a positive, finite number.")
         _require(self.coupling in get_args(Coupling), f"coupling is {self.coupling!r}: give one of {', '.join(get_args(Coupling))}.")
+
+    def check_timestep(self, timestep: float) -> None:
+        super().check_timestep(timestep)
+        # From rest the first step takes beta P0 dt / tau of the volume; with all of it the equation of the paper has no finite step.
+        share = abs(self.pressure * BAR) * self._rate(timestep)
+        _require(
+            share < 1.0,
+            f"A pressure of {self.pressure:g} bar would change the volume by {share:.2g} times itself in a step of {timestep:g} fs: give a "
+            "smaller pressure or timestep, or a smaller compressibility or longer barostat_time.",
+        )
 
     def prepare(self, state: State) -> State:
         if not bool(state.batch.pbc_B3.all()):
@@ -252,8 +268,11 @@ class NoseHoover(Ensemble):
     conserves_momentum: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        _require(self.temperature > 0.0, f"temperature is {self.temperature} K: give a positive one.")
-        _require(self.relaxation_time > 0.0, f"relaxation_time is {self.relaxation_time} fs: give a positive time.")
+        _require(0.0 < self.temperature < math.inf, f"temperature is {self.temperature} K: give a positive, finite one.")
+        _require(
+            0.0 < self.relaxation_time < math.inf,
+            f"relaxation_time is {self.relaxation_time} fs: give a positive, finite one (100 is usual).",
+        )
         _require(self.chain >= 1, f"chain is {self.chain}: give one thermostat or more.")
 
     def prepare(self, state: State) -> State:

@@ -1,6 +1,7 @@
 """Relaxation of many structures at once, positions and optionally cells, by FIRE."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -8,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mosso.data.structure import Batch, Structure
+from mosso.data.structure import BadStructure, Batch, Structure
 from mosso.dynamics.blocks import Blocks, Evaluate
 from mosso.dynamics.state import ForceField, free_atoms, make_batch
 from mosso.dynamics.strain import deform
@@ -43,6 +44,7 @@ class RelaxResult:
         num_steps: (B,) int, steps taken until converged or given up.
         energies: (B,) eV.
         max_forces: (B,) eV/A, what is compared with fmax.
+        energies_start: (B,) eV, of the structures given.
     """
 
     structures: list[Structure]
@@ -50,6 +52,15 @@ class RelaxResult:
     num_steps: np.ndarray
     energies: np.ndarray
     max_forces: np.ndarray
+    energies_start: np.ndarray
+
+
+class RelaxInterrupted(KeyboardInterrupt):
+    """The interrupt that ended ``relax``; ``result`` (RelaxResult) is where it had come to, less the steps not yet checked."""
+
+    def __init__(self, result: RelaxResult) -> None:
+        super().__init__()
+        self.result = result
 
 
 @dataclass(frozen=True, eq=False)
@@ -192,18 +203,26 @@ def relax(
         pressure: bar, with ``cell`` only.
         on_step: called with a RelaxRow after every evaluation.
         skin: Angstrom, of the neighbour list.
+
+    Raises:
+        ValueError: options or structures that make no sense, or a structure that leaves the reach of the potential.
+        RelaxInterrupted: a KeyboardInterrupt after the first evaluation, with where the systems stood.
     """
     checked, batch0 = make_batch(potential, structures)
-    if not fmax > 0.0 or steps < 0:
-        raise ValueError(f"fmax={fmax} eV/A, steps={steps}: give a positive force and zero steps or more.")
+    if not fmax > 0.0:
+        raise ValueError(f"fmax is {fmax} eV/A: give a positive force.")
+    if steps < 0:
+        raise ValueError(f"steps is {steps}: give zero or more.")
+    if not math.isfinite(pressure):
+        raise ValueError(f"pressure is {pressure} bar: give a finite number.")
     if cell and not bool(batch0.pbc_B3.all()):
         system = int(torch.nonzero(~batch0.pbc_B3.all(1))[0])
-        raise ValueError(f"System {system} is not periodic in three directions, so its cell cannot be relaxed: relax without the cell.")
+        raise BadStructure(system, "it is not periodic in three directions, so its cell cannot be relaxed: relax without the cell.")
     if pressure != 0.0 and not cell:
         raise ValueError("A pressure acts on the cell only: relax the cell too, or leave the pressure out.")
     free_N1 = free_atoms(checked, batch0.positions_N3.device).unsqueeze(1)
     descent = _Descent(batch0, free_N1, fmax, pressure * BAR if cell else None)
-    course = descent.begin(lambda batch, stress: potential.evaluate(batch, potential.graph(batch), stress=stress))
+    course = begun = descent.begin(lambda batch, stress: potential.evaluate(batch, potential.graph(batch), stress=stress))
 
     def tell(step: int, row_3B: Tensor) -> bool:
         """Whether all have converged."""
@@ -212,17 +231,21 @@ def relax(
             on_step(RelaxRow(step, energies, largest, converged > 0.0))
         return bool(converged.all())
 
-    _check(course.trouble_3B.cpu())
-    if not tell(0, descent.row(course).cpu()) and steps > 0:
-        course = _descend(descent, potential, course, steps, tell, skin)
-    values = (course.converged_B, course.num_steps_B, course.energy_B, course.largest_B)
-    return RelaxResult(_structures(checked, course), *(value.cpu().numpy().copy() for value in values))
+    _check(begun.trouble_3B.cpu())
+    try:
+        if not tell(0, descent.row(begun).cpu()) and steps > 0:
+            for reached in _descend(descent, potential, begun, steps, tell, skin):
+                course = reached
+    except KeyboardInterrupt:
+        raise RelaxInterrupted(_result(checked, begun, course)) from None
+    return _result(checked, begun, course)
 
 
 def _descend(
     descent: _Descent, potential: ForceField, course: _Course, steps: int, tell: Callable[[int, Tensor], bool], skin: float
-) -> _Course:
-    """The course after ``steps`` steps or when all have converged; ``tell`` hears the rows until then."""
+) -> Iterator[_Course]:
+    """Courses known to be right, further and further, the last after ``steps`` steps or when all have converged; ``tell`` hears the
+    rows."""
     blocks = Blocks(descent, potential, course, first=0, last=steps, recorded=lambda step: True, kept=lambda step: False, skin=skin)
     for block in blocks.run():
         trouble_B = block.status[0]
@@ -230,9 +253,10 @@ def _descend(
             if bool(((trouble_B >= 0.0) & (trouble_B <= record.step)).any()):
                 break
             if tell(record.step, record.row):
-                return blocks.course
+                yield blocks.course
+                return
         _check(block.status[:3])
-    return blocks.course
+        yield blocks.course
 
 
 def fire(walk: _Walk, force_N3: Tensor, pull_B33: Tensor, counts_B: Tensor, system_N: Tensor, first_B: Tensor) -> _Walk:
@@ -329,10 +353,16 @@ def _largest(force_N3: Tensor, pull_B33: Tensor, counts_B: Tensor) -> Tensor:
 def _check(trouble_3B: Tensor) -> None:
     for system in torch.nonzero(trouble_3B[0] >= 0.0).flatten().tolist()[:1]:
         step, energy, largest = trouble_3B[:, system].tolist()
-        raise ValueError(
-            f"The relaxation left the reach of the potential at step {step:.0f} (system {system}: energy {energy:.6g} eV, "
-            f"largest force {largest:.6g} eV/A): check the structure for atoms that overlap."
+        raise BadStructure(
+            system,
+            f"its relaxation left the reach of the potential at step {step:.0f} (energy {energy:.6g} eV, "
+            f"largest force {largest:.6g} eV/A): check it for atoms that overlap.",
         )
+
+
+def _result(originals: list[Structure], begun: _Course, course: _Course) -> RelaxResult:
+    values = (course.converged_B, course.num_steps_B, course.energy_B, course.largest_B, begun.energy_B)
+    return RelaxResult(_structures(originals, course), *(value.cpu().numpy().copy() for value in values))
 
 
 def _structures(originals: list[Structure], course: _Course) -> list[Structure]:

@@ -171,11 +171,10 @@ def simulate(
     A simulation whose energies, forces or temperature leave all reason stops with a ValueError; rows and frames
     before that have been handed over.
     """
-    if num_steps < 0 or not timestep > 0.0 or log_every < 1 or write_every < 1:
-        raise ValueError(
-            f"num_steps={num_steps}, timestep={timestep} fs, log_every={log_every}, write_every={write_every}: "
-            "give num_steps of zero or more, a positive timestep, and intervals of one step or more."
-        )
+    ensemble.check_timestep(timestep)
+    for name, number, least in (("num_steps", num_steps, 0), ("log_every", log_every, 1), ("write_every", write_every, 1)):
+        if number < least:
+            raise ValueError(f"{name} is {number}: give {least} or more.")
     state = ensemble.prepare(_begin(potential, structures, ensemble, temperature_init, seed, state))
     if ensemble.needs_stress and state.stress_B33 is None:
         state = renew(state, lambda batch: potential.evaluate(batch, potential.graph(batch), stress=True))

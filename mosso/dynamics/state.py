@@ -1,5 +1,6 @@
 """State: everything a simulation is at one step, and how it starts."""
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -9,11 +10,13 @@ import torch
 from torch import Tensor
 
 from mosso import kernels
-from mosso.data.structure import Batch, Structure
+from mosso.data.structure import BadStructure, Batch, Structure
 from mosso.dynamics import noise
 from mosso.dynamics.units import ATOMIC_MASSES, KB
 from mosso.graph.graph import Graph
 from mosso.kernels import sum_segments
+
+SEEDS = range(-(2**63), 2**63)  # what an int64 holds
 
 
 class Evaluation(Protocol):
@@ -131,7 +134,7 @@ def make_batch(potential: ForceField, structures: Any) -> tuple[list[Structure],
         raise ValueError("No structures given: pass at least one.")
     for b, structure in enumerate(checked):
         if len(structure) == 0:
-            raise ValueError(f"Structure {b} has no atoms: remove it from the input.")
+            raise BadStructure(b, "it has no atoms: remove it from the input.")
     return checked, potential.batch(checked)
 
 
@@ -154,16 +157,19 @@ def start(
         structures: one or several structures (mosso.Structure or ase.Atoms).
         temperature: K; 0 for atoms at rest.
         seed: system b uses ``seed + b``; a sequence gives each system its own. The same seed gives a system
-            the same trajectory alone and in any batch.
+            the same trajectory alone and in any batch. From -2^63 to 2^63 - 1.
         masses: (N,) amu, for isotopes; standard atomic weights by default.
     """
-    if not temperature >= 0.0:
-        raise ValueError(f"The starting temperature is {temperature} K: give zero or more.")
+    if not 0.0 <= temperature < math.inf:
+        raise ValueError(f"The starting temperature is {temperature} K: give a finite one of zero or more.")
     checked, batch = make_batch(potential, structures)
     device, num_systems = batch.positions_N3.device, batch.num_systems
     seeds = [seed + b for b in range(num_systems)] if isinstance(seed, int) else [int(s) for s in seed]
     if len(seeds) != num_systems:
         raise ValueError(f"{len(seeds)} seeds for {num_systems} systems: give one integer or one per system.")
+    for seed_of_system in seeds:
+        if seed_of_system not in SEEDS:
+            raise ValueError(f"The seed {seed_of_system} does not fit into 64 bits: give one from {SEEDS[0]} to {SEEDS[-1]}.")
     masses_N = _masses(batch, masses)
     counts_B = batch.counts_B
     index_N = torch.arange(batch.num_atoms, device=device) - torch.tensor(batch.offsets[:-1], device=device)[batch.system_N]
@@ -175,7 +181,7 @@ def start(
     free_N = free_atoms(checked, device)
     num_free_B = sum_segments(free_N.to(torch.float64), counts_B).to(torch.int64)
     if not bool((num_free_B > 0).all()):
-        raise ValueError(f"All atoms of system {int(torch.argmin(num_free_B))} are fixed: leave at least one to move.")
+        raise BadStructure(int(torch.argmin(num_free_B)), "all its atoms are fixed: leave at least one to move.")
     momenta_N3 = torch.sqrt(masses_N * (KB * temperature) * free_N).unsqueeze(1) * normal_N3
     momenta_N3, conserved_B = remove_drift(batch, momenta_N3, masses_N, counts_B, num_free_B == counts_B)
 

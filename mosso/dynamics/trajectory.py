@@ -4,9 +4,11 @@ What has been written stays readable whatever happens later: each frame goes out
 on after an interruption first cuts what is incomplete or lies beyond the step one resumes from.
 """
 
+import itertools
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Self
@@ -14,6 +16,7 @@ from typing import Any, BinaryIO, Self
 import numpy as np
 import torch
 
+from mosso.data.readers import read_structures
 from mosso.data.writers import AseTrajectory
 from mosso.dynamics.simulate import LogRow
 from mosso.dynamics.state import State
@@ -86,12 +89,43 @@ def _host(tensor: torch.Tensor) -> np.ndarray:
     return tensor.detach().cpu().numpy()
 
 
+_AT_ONCE = 256  # frames of a .traj in memory
+
+
+def require_steps(path: str | os.PathLike[str], steps: Iterable[int], num_systems: int = 1) -> None:
+    """ValueError unless a trajectory or log table holds each of these steps of all systems, whole.
+
+    For who resumes: frames that were lost since would be missing in the midst of the file, and nobody told.
+    """
+    path, wanted = Path(path), sorted(steps)
+    found = Counter(_steps_in(path) if path.exists() else ())
+    missing = [step for step in wanted if found[step] < num_systems]
+    if missing:
+        what = f"lacks step {missing[0]}" if path.exists() else "is not there"
+        raise ValueError(f"{path} {what}, but the run was at step {wanted[-1]} already: put the whole file back, or start a new run.")
+
+
+def _steps_in(path: Path) -> Iterator[int]:
+    """Steps of what is whole, up to the first damage."""
+    if path.suffix == ".traj":
+        for first in itertools.count(0, _AT_ONCE):
+            try:
+                frames = read_structures(path, slice(first, first + _AT_ONCE))
+            except ValueError:  # the end, or damage, which ASE does not tell apart
+                return
+            yield from (frame.info.get("step", -1) for frame in frames)
+        return
+    with open(path, "rb") as file:
+        for step, _ in _lines_of(file) if path.suffix == ".csv" else _frames_of(file):
+            yield step
+
+
 class _Extxyz:
     """Extended xyz, each frame in one write."""
 
     def __init__(self, path: Path, append: bool, last_step: int | None) -> None:
         if append:
-            _cut(path, lambda file: _end_of_frames(file, last_step))
+            _cut(path, _frames_of, last_step)
         self._file = open(path, "ab" if append else "wb")  # noqa: SIM115
 
     def write(self, frame: dict[str, Any]) -> None:
@@ -125,24 +159,28 @@ def _extxyz(frame: dict[str, Any]) -> str:
     return "\n".join([str(len(numbers)), " ".join(keys), *lines]) + "\n"
 
 
-def _end_of_frames(file: BinaryIO, last_step: int | None) -> int:
-    """Byte behind the last complete frame whose step is at most ``last_step``."""
-    end = 0
+def _frames_of(file: BinaryIO) -> Iterator[tuple[int, int]]:
+    """Step, and byte behind it, of each complete frame; step -1 where the frame does not say."""
     while line := file.readline():
         if not line.strip().isdigit():
-            break
+            return
         comment = file.readline()
         lines = [comment, *(file.readline() for _ in range(int(line)))]
+        if not lines[-1].endswith(b"\n"):
+            return
         step = re.search(rb"(?:^|\s)step=(\d+)", comment)
-        if not lines[-1].endswith(b"\n") or (last_step is not None and step and int(step[1]) > last_step):
-            break
-        end = file.tell()
-    return end
+        yield int(step[1]) if step else -1, file.tell()
 
 
-def _cut(path: Path, end: Callable[[BinaryIO], int]) -> None:
+def _cut(path: Path, parts: Callable[[BinaryIO], Iterator[tuple[int, int]]], last_step: int | None) -> None:
+    """Remove what stands behind the last complete part whose step is at most ``last_step``."""
     with open(path, "r+b") as file:
-        file.truncate(end(file))
+        end = 0
+        for step, behind in parts(file):
+            if last_step is not None and step > last_step:
+                break
+            end = behind
+        file.truncate(end)
 
 
 _COLUMNS = {
@@ -175,7 +213,7 @@ class LogWriter(_Closing):
         append = append and self.path.exists() and self.path.stat().st_size > 0
         self._written = last_step if append and last_step is not None else -1
         if append:
-            _cut(self.path, lambda file: _end_of_lines(file, last_step))
+            _cut(self.path, _lines_of, last_step)
         self._file = open(self.path, "a" if append else "w", encoding="utf-8", newline="\n")  # noqa: SIM115
         if self._file.tell() == 0:
             self._write(self.HEADER)
@@ -196,11 +234,8 @@ class LogWriter(_Closing):
         self._file.close()
 
 
-def _end_of_lines(file: BinaryIO, last_step: int | None) -> int:
-    end = 0
+def _lines_of(file: BinaryIO) -> Iterator[tuple[int, int]]:
+    """Step, and byte behind it, of each complete line; step -1 for the header."""
     while (line := file.readline()).endswith(b"\n"):
         step = line.split(b",", 1)[0]
-        if step.isdigit() and last_step is not None and int(step) > last_step:
-            break
-        end = file.tell()
-    return end
+        yield int(step) if step.isdigit() else -1, file.tell()

@@ -51,7 +51,16 @@ def log_of(out) -> list[dict[str, str]]:
 
 
 @pytest.mark.parametrize(
-    ("flag", "value", "named"), [("--timestep", 0.25, "timestep"), ("--temperature", 500, "ensemble"), ("--precision", "fp64", "precision")]
+    ("flag", "value", "named"),
+    [
+        ("--timestep", 0.25, "timestep was 0.5, now 0.25"),
+        ("--temperature", 500, "ensemble was Langevin(temperature=300.0, friction=0.01), now Langevin(temperature=500.0, friction=0.01)"),
+        ("--thermostat", "nose-hoover", "ensemble was Langevin(temperature=300.0, friction=0.01), now NoseHoover("),
+        ("--precision", "fp64", "precision was fp32, now fp64"),
+        ("--seed", 7, "seed was 0, now 7"),
+        ("--log-every", 5, "log_every was 10, now 5"),
+        ("--write-every", 1, "write_every was 2, now 1"),
+    ],
 )
 def test_resume_refuses_other_settings(run, copper, model_file, out, flag, value, named):
     common = ("md", copper, "--model", model_file, "--write-every", 2, "-o", out)
@@ -59,7 +68,7 @@ def test_resume_refuses_other_settings(run, copper, model_file, out, flag, value
     before = {path: path.read_bytes() for path in out.parent.iterdir()}
     result = run(*common, "--steps", 4, "--resume", flag, value)
     assert result.exit_code == 2
-    assert f"{named} was" in result.stderr
+    assert named in result.stderr
     assert {path: path.read_bytes() for path in out.parent.iterdir()} == before
 
 
@@ -111,11 +120,13 @@ def test_pressure_moves_the_cell(run_json, copper, model_file, out):
     assert abs(last.get_volume() - first.get_volume()) > 1e-4
 
 
-def test_constrained_atoms_stay(run_json, model_file, out, tmp_path):
+@pytest.mark.parametrize("thermostat", ["langevin", "nose-hoover"])
+def test_constrained_atoms_stay(run_json, model_file, out, tmp_path, thermostat):
     atoms = bulk("Cu", "fcc", a=3.7, cubic=True)
     atoms.set_constraint(FixAtoms([0, 2]))
     write(tmp_path / "held.extxyz", atoms)
-    run_json("md", tmp_path / "held.extxyz", "--model", model_file, "--steps", 10, "--write-every", 10, "-o", out)
+    common = ("--model", model_file, "--thermostat", thermostat)
+    run_json("md", tmp_path / "held.extxyz", *common, "--steps", 10, "--write-every", 10, "-o", out)
     moved = np.abs(read(out, -1).positions - atoms.positions).max(axis=1)
     assert (moved[[0, 2]] == 0).all()
     assert (moved[[1, 3]] > 0).all()
@@ -140,9 +151,9 @@ def test_the_coupling_decides_what_of_the_cell_moves(run_json, copper, model_fil
 
 
 @pytest.mark.parametrize("suffix", [".extxyz", ".traj"])
-@pytest.mark.parametrize("ensemble", ["nve", "nvt", "npt"])
+@pytest.mark.parametrize("ensemble", ["nve", "nvt", "npt", "nvt --thermostat nose-hoover"])
 def test_resuming_is_the_same_as_going_on(run_json, copper, model_file, tmp_path, ensemble, suffix):
-    common = ("md", copper, "--model", model_file, "--ensemble", ensemble, "--log-every", 3, "--write-every", 4)
+    common = ("md", copper, "--model", model_file, "--ensemble", *ensemble.split(), "--log-every", 3, "--write-every", 4)
     whole, parts = tmp_path / f"whole{suffix}", tmp_path / f"parts{suffix}"
     run_json(*common, "--steps", 20, "-o", whole)
     run_json(*common, "--steps", 10, "-o", parts)
@@ -154,6 +165,31 @@ def test_resuming_is_the_same_as_going_on(run_json, copper, model_file, tmp_path
         np.testing.assert_allclose(one.get_momenta(), other.get_momenta(), atol=1e-9)
         np.testing.assert_allclose(one.cell, other.cell, atol=1e-9)
     assert log_of(whole) == log_of(parts)
+    with np.load(whole.with_suffix(".checkpoint.npz")) as one, np.load(parts.with_suffix(".checkpoint.npz")) as other:
+        assert one["chain_B2M"].shape == (1, 2, 3 if "nose" in ensemble else 0)
+        assert one.files == other.files
+        for name in one.files:
+            assert one[name].tobytes() == other[name].tobytes(), name
+
+
+def test_a_chain_of_thermostats_holds_the_temperature_by_itself(run_json, copper, model_file, out):
+    """It adds no noise: the conserved energy is as constant as at constant energy, and the seed makes the start alone."""
+    common = ("md", copper, "--model", model_file, "--thermostat", "nose-hoover", "--log-every", 1, "--precision", "fp64", "-o", out)
+    run_json(*common, "--steps", 400, "--timestep", 0.5, "--relaxation-time", 20)
+    rows = log_of(out)
+    assert np.ptp([float(row["conserved_energy[eV]"]) for row in rows]) < 1e-3
+    assert np.ptp([float(row["total_energy[eV]"]) for row in rows]) > 2e-2
+    run_json(*common, "--steps", 400, "--timestep", 0.5, "--relaxation-time", 40)
+    assert log_of(out)[0] == rows[0]
+    assert log_of(out)[-1] != rows[-1]
+
+
+@pytest.mark.parametrize("ensemble", ["nve", "npt"])
+def test_a_chain_of_thermostats_is_for_constant_volume_and_temperature(run, copper, model_file, out, ensemble):
+    result = run("md", copper, "--model", model_file, "--ensemble", ensemble, "--thermostat", "nose-hoover", "-o", out)
+    assert result.exit_code == 2
+    assert f"--thermostat nose-hoover goes with --ensemble nvt, not {ensemble}" in result.stderr
+    assert names(out.parent) == []
 
 
 def test_resuming_what_is_done(run, run_json, water, model_file, out):
@@ -164,7 +200,69 @@ def test_resuming_what_is_done(run, run_json, water, model_file, out):
     assert document["completed"]
     assert document["reached_step"] == 4
     assert out.read_text() == before
-    assert run(*common, "--resume").exit_code == 0
+    for steps in (4, 3):
+        result = run(*common, "--resume", "--steps", steps)
+        assert result.exit_code == 0
+        assert result.stderr == f"Nothing was left to do: the run is already at step 4, and --steps {steps} counts from its start.\n"
+        assert out.read_text() == before
+
+
+def tampered(path, name: str) -> None:
+    """The checkpoint without one of its arrays."""
+    with np.load(path) as file:
+        arrays = {key: file[key] for key in file.files if key != name}
+    np.savez(path, **arrays)
+
+
+def test_resuming_from_a_checkpoint_that_lacks_something(run, run_json, water, model_file, out):
+    common = ("md", water, "--model", model_file, "-o", out)
+    run_json(*common, "--steps", 4)
+    tampered(out.with_suffix(".checkpoint.npz"), "momenta_N3")
+    before = {path: path.read_bytes() for path in out.parent.iterdir()}
+    result = run(*common, "--steps", 8, "--resume")
+    assert result.exit_code == 2
+    assert result.stderr.startswith(f"Error: {out.with_suffix('.checkpoint.npz')} is not complete, it lacks momenta_N3: ")
+    assert len(result.stderr.splitlines()) == 1
+    assert {path: path.read_bytes() for path in out.parent.iterdir()} == before
+
+
+@pytest.mark.parametrize("suffix", [".extxyz", ".traj", ".log.csv"])
+@pytest.mark.parametrize("left", [None, 0, 40, -50], ids=["gone", "empty", "cut in its first frame", "cut in its last"])
+def test_resuming_with_less_than_the_checkpoint_says(run, run_json, copper, model_file, tmp_path, suffix, left):
+    out = tmp_path / ("traj.extxyz" if suffix == ".log.csv" else f"traj{suffix}")
+    common = ("md", copper, "--model", model_file, "--write-every", 2, "--log-every", 1, "-o", out)
+    run_json(*common, "--steps", 6)
+    victim = tmp_path / f"traj{suffix}"
+    if left is None:
+        victim.unlink()
+    else:
+        victim.write_bytes(victim.read_bytes()[:left])
+    before = {path: path.read_bytes() for path in tmp_path.glob("traj*")}
+    result = run(*common, "--steps", 8, "--resume")
+    assert result.exit_code == 2
+    assert len(result.stderr.splitlines()) == 1
+    for words in (str(victim), "at step 6 already", "put the whole file back, or start a new run"):
+        assert words in result.stderr
+    assert {path: path.read_bytes() for path in tmp_path.glob("traj*")} == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("--timestep", "-1"), "timestep is -1.0 fs: give a positive, finite one (0.5 is usual)."),
+        (("--timestep", "inf"), "timestep is inf fs: give a positive, finite one (0.5 is usual)."),
+        (("--temperature", "inf"), "temperature is inf K: give a finite one of zero or more."),
+        (("--seed", 10**23), f"The seed {10**23} does not fit into 64 bits: give one from {-(2**63)} to {2**63 - 1}."),
+        (("--ensemble", "npt", "--pressure", "1e12"), "A pressure of 1e+12 bar would change the volume by"),
+        (("--thermostat", "nose-hoover", "--relaxation-time", "0"), "relaxation_time is 0.0 fs: give a positive, finite one"),
+    ],
+)
+def test_numbers_out_of_reason_are_refused_one_by_one(run, copper, model_file, out, arguments, sentence):
+    result = run("md", copper, "--model", model_file, "--steps", 2, "-o", out, *arguments)
+    assert result.exit_code == 2
+    assert result.stderr.startswith(f"Error: {sentence}")
+    assert len(result.stderr.splitlines()) == 1
+    assert names(out.parent) == []
 
 
 def test_resuming_without_a_checkpoint(run, water, model_file, out):

@@ -1,11 +1,18 @@
 """mosso relax: what the file and the table say of relaxed structures."""
 
+import json
+import os
+import signal
+
 import numpy as np
 import pytest
 from ase.build import bulk, molecule
 from ase.io import read, write
 
 import mosso
+from mosso.cli.interrupt import SIGNALS
+from mosso.dynamics.relax import _Descent
+from mosso.engine.potential import Potential
 
 
 @pytest.fixture
@@ -85,3 +92,91 @@ def test_batches_make_no_difference(run_json, molecules, model_file, tmp_path, m
     monkeypatch.setattr("mosso.engine.batching.EDGES_AT_ONCE", {"cpu": 1, "cuda": 1})
     alone = run_json(*arguments)["structures"]
     np.testing.assert_allclose([row["energy"] for row in together], [row["energy"] for row in alone], atol=1e-8)
+
+
+@pytest.fixture
+def stopped(run, model_file, tmp_path, monkeypatch):
+    """``stopped(at, number)``: water, methane and water, one after the other; a signal when methane is evaluated for that time."""
+    frames = [molecule(name) for name in ("H2O", "CH4", "H2O")]
+    for seed, atoms in enumerate(frames):
+        atoms.rattle(0.05, seed=seed)
+    write(tmp_path / "in.extxyz", frames)
+    monkeypatch.setattr("mosso.engine.batching.EDGES_AT_ONCE", {"cpu": 1, "cuda": 1})
+
+    def call(at: int, number: int, *arguments):
+        calls = []
+
+        def counting(made):
+            def method(self, *arguments):
+                calls.extend([1] if self.batch0.num_atoms == 5 else [])
+                if len(calls) == at:
+                    os.kill(os.getpid(), number)
+                return made(self, *arguments)
+
+            return method
+
+        for name in ("begin", "step"):
+            monkeypatch.setattr(_Descent, name, counting(getattr(_Descent, name)))
+        out = tmp_path / "out.extxyz"
+        return run("relax", tmp_path / "in.extxyz", "--model", model_file, "--fmax", 1e-3, "--device", "cpu", "-o", out, *arguments)
+
+    return call
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_an_interrupt_leaves_what_there_is(stopped, tmp_path, number):
+    """Beside the file that was asked for, which keeps what it held; the table says what has converged."""
+    (tmp_path / "out.extxyz").write_text("precious")
+    result = stopped(12, number)
+    assert result.exit_code == 130, result.output
+    assert "1 of 2 converged" in result.stdout
+    assert "NO" in result.stdout
+    wrote, interrupted = result.stderr.splitlines()
+    assert wrote == f"Wrote the first 2 frames to {tmp_path / 'partial-out.extxyz'}."
+    assert interrupted == "Interrupted; of 3 structures 1 had converged, and 1 had not begun."
+    assert (tmp_path / "out.extxyz").read_text() == "precious"
+    given, kept = read(tmp_path / "in.extxyz", ":"), read(tmp_path / "partial-out.extxyz", ":")
+    assert len(kept) == 2
+    assert np.linalg.norm(kept[0].get_forces(), axis=1).max() <= 1e-3
+    assert np.abs(kept[1].positions - given[1].positions).max() > 1e-3
+    assert np.linalg.norm(kept[1].get_forces(), axis=1).max() > 1e-3
+
+
+def test_an_interrupt_as_json(stopped, tmp_path):
+    result = stopped(12, signal.SIGTERM, "--json")
+    document = json.loads(result.stdout)
+    assert result.exit_code == 130
+    assert (document["completed"], document["out"]) == (False, None)
+    assert (document["num_structures"], document["num_converged"]) == (2, 1)
+    kept = read(tmp_path / "partial-out.extxyz", ":")
+    for row, atoms in zip(document["structures"], kept, strict=True):
+        assert atoms.get_potential_energy() == pytest.approx(row["energy"], abs=1e-8)
+        assert row["energy"] < row["energy_start"]
+
+
+def test_an_interrupt_before_a_batch_has_begun_leaves_the_batches_before(stopped, tmp_path):
+    result = stopped(1, signal.SIGINT)
+    assert result.exit_code == 130
+    assert "of 3 structures 1 had converged, and 2 had not begun" in result.stderr
+    assert len(read(tmp_path / "partial-out.extxyz", ":")) == 1
+
+
+def test_an_interrupt_before_anything_was_done_leaves_nothing(run, model_file, molecules, tmp_path, monkeypatch):
+    def evaluate(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Potential, "evaluate", evaluate)
+    result = run("relax", molecules, "--model", model_file, "-o", tmp_path / "out.extxyz")
+    assert result.exit_code == 130
+    assert result.stdout == ""
+    assert result.stderr.splitlines() == ["Interrupted before the first step; nothing was written."]
+    assert [path.name for path in tmp_path.iterdir()] == ["in.extxyz"]
+
+
+@pytest.mark.parametrize("bar", ["nan", "inf"])
+def test_a_pressure_that_is_not_finite(run, model_file, tmp_path, bar):
+    write(tmp_path / "cu.extxyz", bulk("Cu", "fcc", a=3.8, cubic=True))
+    result = run("relax", tmp_path / "cu.extxyz", "--model", model_file, "--cell", "--pressure", bar, "-o", tmp_path / "out.extxyz")
+    assert result.exit_code == 2
+    assert result.stderr == f"Error: pressure is {bar} bar: give a finite number.\n"
+    assert not (tmp_path / "out.extxyz").exists()

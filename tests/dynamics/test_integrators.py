@@ -209,6 +209,10 @@ def test_ensembles_refuse_what_makes_no_sense():
         lambda: Langevin(300.0, friction=-0.1),
         lambda: NoseHoover(0.0),
         lambda: NoseHoover(300.0, chain=0),
+        lambda: NoseHoover(300.0, relaxation_time=float("inf")),
+        lambda: Langevin(float("inf")),
+        lambda: Langevin(300.0, friction=float("nan")),
+        lambda: StochasticCellRescaling(300.0, compressibility=float("inf")),
         lambda: StochasticCellRescaling(300.0, barostat_time=0.0),
         lambda: StochasticCellRescaling(300.0, pressure=float("nan")),
         lambda: StochasticCellRescaling(300.0, coupling="cubic"),
@@ -266,7 +270,7 @@ def test_fixed_atoms_follow_the_cell():
 
 
 def test_nothing_free_or_other_fixed_atoms_are_refused():
-    with pytest.raises(ValueError, match="All atoms of system 1 are fixed"):
+    with pytest.raises(ValueError, match="Structure 1: all its atoms are fixed"):
         start(argon(), [fcc(1), replace(fcc(1), fixed=np.ones(4, dtype=bool))], 10.0)
     with pytest.raises(ValueError, match="other fixed atoms"):
         simulate(argon(), fcc(), NVE(), num_steps=1, state=start(argon(), slab(), 5.0))

@@ -9,12 +9,12 @@ import torch
 from ase import Atoms
 from ase.calculators.calculator import Calculator, all_changes
 from ase.optimize import FIRE
-from dynamics.potentials import Free, LennardJones, argon, cluster, fcc, gas
+from dynamics.potentials import ARGON, Free, LennardJones, argon, cluster, fcc, gas
 from dynamics.test_blocks import Stubborn
 
 from mosso.data.structure import Batch, Structure
 from mosso.dynamics import blocks
-from mosso.dynamics.relax import _begin, _generalised_forces, _place, relax
+from mosso.dynamics.relax import RelaxInterrupted, _begin, _generalised_forces, _place, relax
 from mosso.dynamics.units import BAR
 
 
@@ -144,12 +144,17 @@ def test_no_atom_moves_far_in_one_step():
 
 
 def test_what_cannot_be_relaxed_is_refused():
-    with pytest.raises(ValueError, match="System 1 is not periodic"):
+    with pytest.raises(ValueError, match="Structure 1: it is not periodic"):
         relax(argon(), [fcc(1), cluster()], cell=True)
     with pytest.raises(ValueError, match="acts on the cell only"):
         relax(argon(), fcc(1), pressure=10.0)
     with pytest.raises(ValueError, match="positive force"):
         relax(argon(), fcc(1), fmax=0.0)
+    with pytest.raises(ValueError, match="^steps is -1"):
+        relax(argon(), fcc(1), steps=-1)
+    for bar in (np.nan, np.inf):
+        with pytest.raises(ValueError, match="pressure is .* finite"):
+            relax(argon(), fcc(1), cell=True, pressure=bar)
     with pytest.raises(ValueError, match="overlap"):
         relax(argon(), Structure([18, 18], [[0, 0, 0], [0, 0, 0.01]]))
 
@@ -186,6 +191,50 @@ def test_the_length_of_blocks_changes_nothing(monkeypatch, cell):
         np.testing.assert_array_equal(a.max_forces, b.max_forces)
 
 
+class Interrupted(LennardJones):
+    """argon() until the evaluation of this number, which ends in an interrupt."""
+
+    def __init__(self, call: int) -> None:
+        super().__init__(**ARGON, cutoff=8.0, onset=6.5)
+        self.calls_left = call
+
+    def evaluate(self, batch, graph, *, stress=False):
+        self.calls_left -= 1
+        if self.calls_left == 0:
+            raise KeyboardInterrupt
+        return super().evaluate(batch, graph, stress=stress)
+
+
+@pytest.mark.parametrize("cell", [False, True])
+@pytest.mark.parametrize(("steps_at_once", "skin"), [(1, 1.0), (4, 1.0), (50, 0.1)])
+def test_an_interrupt_leaves_what_fewer_steps_would_have_given(monkeypatch, cell, steps_at_once, skin):
+    """Also in the midst of a block whose lists fail: what is not known to be right does not come out."""
+    monkeypatch.setattr(blocks, "MAX_BLOCK", steps_at_once)
+    monkeypatch.setattr(blocks, "Pace", partial(Stubborn, steps_at_once))
+    structures = [fcc(1, a=5.1 + 0.1 * b, seed=b, rattle=0.1 * b) for b in range(3)]
+    reached = []
+    for call in (2, 3, 7, 20, 33):
+        with pytest.raises(RelaxInterrupted) as stop:
+            relax(Interrupted(call), structures, fmax=1e-9, cell=cell, skin=skin)
+        result = stop.value.result
+        reached.append(int(result.num_steps.max()))
+        less = relax(argon(), structures, fmax=1e-9, cell=cell, steps=reached[-1])
+        for name in ("converged", "num_steps", "energies", "max_forces", "energies_start"):
+            np.testing.assert_array_equal(getattr(result, name), getattr(less, name))
+        for a, b in zip(result.structures, less.structures, strict=True):
+            np.testing.assert_array_equal(a.positions, b.positions)
+            np.testing.assert_array_equal(a.cell, b.cell)
+            np.testing.assert_array_equal(a.labels["forces"], b.labels["forces"])
+    assert reached[0] == 0
+    assert reached[-1] > 0 if steps_at_once < 50 else reached[-1] >= 0
+
+
+def test_an_interrupt_before_the_first_evaluation_is_a_plain_one():
+    with pytest.raises(KeyboardInterrupt) as stop:
+        relax(Interrupted(1), fcc(1))
+    assert type(stop.value) is KeyboardInterrupt
+
+
 def test_a_potential_that_gives_up_is_named_with_its_step():
     class Torn(LennardJones):
         """Infinite energy of the second system from the fourth evaluation on."""
@@ -199,6 +248,6 @@ def test_a_potential_that_gives_up_is_named_with_its_step():
             return output
 
     rows = []
-    with pytest.raises(ValueError, match=r"at step 3 \(system 1: energy inf"):
+    with pytest.raises(ValueError, match=r"Structure 1: .* at step 3 \(energy inf"):
         relax(Torn(), [icosahedron(0.1), icosahedron(0.1)], fmax=1e-9, on_step=rows.append)
     assert [row.step for row in rows] == [0, 1, 2]

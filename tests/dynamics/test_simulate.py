@@ -7,7 +7,7 @@ from dynamics.potentials import Free, Potential, argon, cluster, fcc, gas
 
 from mosso.data.structure import Structure
 from mosso.dynamics.integrators import NVE, Langevin, NoseHoover, StochasticCellRescaling, temperature
-from mosso.dynamics.simulate import load_state, save_state, simulate, start
+from mosso.dynamics.simulate import load_state, require_settings, save_state, simulate, start
 from mosso.dynamics.units import ATOMIC_MASSES, BAR, FS, GRAM_PER_CM3, KB
 from mosso.kernels import sum_segments
 
@@ -64,8 +64,9 @@ def test_start_options():
     assert torch.equal(pair.momenta_N3[:7], pair.momenta_N3[7:])
     with pytest.raises(ValueError, match="seeds for"):
         start(argon(), [cluster(), cluster()], 50.0, seed=[4])
-    with pytest.raises(ValueError, match="zero or more"):
-        start(argon(), cluster(), -5.0)
+    for kelvin in (-5.0, np.inf, np.nan):
+        with pytest.raises(ValueError, match="zero or more"):
+            start(argon(), cluster(), kelvin)
     with pytest.raises(ValueError, match="positive numbers"):
         start(argon(), cluster(3), 5.0, masses=[1.0])
     with pytest.raises(ValueError, match="no atoms"):
@@ -139,6 +140,18 @@ def test_checkpoints_are_whole_and_refuse_other_files(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["state.npz"]
 
 
+def test_a_checkpoint_that_lacks_something_names_it(tmp_path):
+    whole, path = tmp_path / "whole.npz", tmp_path / "state.npz"
+    save_state(whole, start(argon(), fcc(), 10.0), {"timestep": 1.0})
+    with np.load(whole) as file:
+        arrays = dict(file)
+    for name in arrays.keys() - {"format", "stress_B33"}:
+        np.savez(path, **{key: array for key, array in arrays.items() if key != name})
+        for read in (load_state, lambda path: require_settings(path, {"timestep": 1.0})):
+            with pytest.raises(ValueError, match=rf"state.npz is not complete, it lacks {name}: .*start a new run"):
+                read(path)
+
+
 def test_log_rows_say_what_they_should():
     rows = []
     potential = argon()
@@ -198,10 +211,31 @@ def test_numbers_that_are_not_finite_are_noticed_at_once_and_name_the_system():
     assert [row.step for row in rows] == [0, 1, 2]
 
 
-def test_wrong_numbers_of_steps_are_refused():
-    for wrong in ({"num_steps": -1}, {"num_steps": 1, "timestep": 0.0}, {"num_steps": 1, "log_every": 0}):
-        with pytest.raises(ValueError, match="give num_steps"):
-            simulate(argon(), cluster(), Langevin(10.0), **wrong)
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [*(("timestep", x) for x in (0.0, -1.0, np.inf, np.nan)), ("num_steps", -1), ("log_every", 0), ("write_every", -2)],
+)
+def test_the_number_that_is_wrong_is_named_and_no_other(name, value):
+    options = {"num_steps": 1, "timestep": 1.0, "log_every": 1, "write_every": 1}
+    with pytest.raises(ValueError, match=rf"^{name} is {value}.*: give") as caught:
+        simulate(argon(), cluster(), Langevin(10.0), **options | {name: value})
+    assert not any(other in str(caught.value) for other in options if other != name)
+
+
+def test_a_pressure_that_would_take_all_of_the_volume_in_a_step_is_refused():
+    """beta P dt / tau of 1 is where lambda of stochastic cell rescaling loses half of itself, and of 2 where it turns negative."""
+    for bar, timestep in ((1e12, 0.5), (-1e12, 0.5), (5e7, 0.5), (1e6, 25.0)):
+        with pytest.raises(ValueError, match=r"change the volume by .* smaller pressure or timestep"):
+            simulate(argon(), fcc(), StochasticCellRescaling(60.0, bar), num_steps=1, timestep=timestep)
+    simulate(argon(), fcc(), StochasticCellRescaling(60.0, 1e6), num_steps=1, timestep=0.5)
+
+
+def test_seeds_that_do_not_fit_into_64_bits_are_refused():
+    for seeds in (10**23, -(2**63) - 1, [0, 2**63], 2**63 - 1):  # the second system takes the seed after the one given
+        with pytest.raises(ValueError, match="from -9223372036854775808 to 9223372036854775807"):
+            start(argon(), [cluster(), cluster()], 10.0, seed=seeds)
+    ends = [-(2**63), 2**63 - 1]
+    assert start(argon(), [cluster(), cluster()], 10.0, seed=ends).seeds_B.tolist() == ends
 
 
 def test_blocks_are_told_after_their_rows():

@@ -11,7 +11,7 @@ from dynamics.potentials import argon, cluster, fcc
 from mosso.data.readers import read_structures
 from mosso.dynamics.integrators import NVE, Langevin
 from mosso.dynamics.simulate import load_state, save_state, simulate, start
-from mosso.dynamics.trajectory import LogWriter, TrajectoryWriter
+from mosso.dynamics.trajectory import LogWriter, TrajectoryWriter, require_steps
 
 SUFFIXES = ["extxyz", "traj"]
 
@@ -109,6 +109,37 @@ def test_going_on_from_step_0_writes_it_once(tmp_path, suffix):
     run(path, None, num_steps=4, state=state, append=True, last_step=0)
     assert [frame.info["step"] for frame in read(path, ":")] == [0, 2, 4]
     assert len((tmp_path / "out.csv").read_text().splitlines()) == 1 + 5
+
+
+@pytest.mark.parametrize("name", ["out.extxyz", "out.traj", "out.csv"])
+def test_what_a_file_lacks_of_a_run_is_said(tmp_path, name):
+    """Frames at 0, 2, 4, 6, and lines at every step; the file of two systems."""
+    run(tmp_path / "out.extxyz", [fcc(), cluster()])
+    run(tmp_path / "out.traj", [fcc(), cluster()])
+    path = tmp_path / name
+    whole = path.read_bytes()
+    steps = range(0, 7, 1 if name == "out.csv" else 2)
+    require_steps(path, steps, num_systems=2)
+    require_steps(path, steps[:2], num_systems=2)
+    with pytest.raises(ValueError, match=f"{name} lacks step 8, but the run was at step 8"):
+        require_steps(path, [*steps, 8])
+    for size in (0, 100, len(whole) // 2, len(whole) - 10):
+        path.write_bytes(whole[:size])
+        with pytest.raises(ValueError, match=rf"{name} lacks step \d.*start a new run"):
+            require_steps(path, steps, num_systems=2)
+    path.unlink()
+    with pytest.raises(ValueError, match=f"{name} is not there"):
+        require_steps(path, steps)
+
+
+def test_a_gap_in_a_trajectory_is_seen(tmp_path):
+    path = tmp_path / "out.extxyz"
+    run(path, cluster())
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(lines[:9] + lines[18:]))
+    assert [frame.info["step"] for frame in read(path, ":")] == [0, 4, 6]
+    with pytest.raises(ValueError, match="lacks step 2"):
+        require_steps(path, range(0, 7, 2))
 
 
 def test_a_cut_frame_is_removed_without_a_step_given(tmp_path):
