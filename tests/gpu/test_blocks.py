@@ -127,8 +127,8 @@ def test_a_block_does_not_wait_for_the_device(watched, monkeypatch) -> None:
         if len(self._runner._graphs) < 4:  # recordings wait, once
             return launch(self, first, last)
         checked.append(first)
-        torch.cuda.set_sync_debug_mode("error")
         try:
+            torch.cuda.set_sync_debug_mode("error")
             return launch(self, first, last)
         finally:
             torch.cuda.set_sync_debug_mode("default")

@@ -79,8 +79,8 @@ MODELS: dict[str, dict[str, Any]] = {
 }
 # Up to here nequip-compile compares what it has made with the plain model.
 CHECKED_EDGES = 100_000
-# nequip-compile, with the determinant of a cell (for the stress) written out. AOTInductor knows no kernel for torch's: it is called through
-# an interpreter of operations inside the compiled package, and packages made for CUDA by torch 2.11 have died of signal 11.
+# nequip-compile, with the determinant of a cell (for the stress) written out: AOTInductor knows no kernel for torch's, which would be called
+# through an interpreter of operations inside the compiled package.
 NEQUIP_COMPILE = """
 import faulthandler, torch
 faulthandler.enable()
@@ -90,6 +90,12 @@ def determinant(cells):
 torch.linalg.det = determinant
 from nequip.scripts.compile import main
 main()
+"""
+# The compiler of packages. For CUDA torch 2.11 links them with the C++ library as a static one, behind a static CUDA runtime, and they die
+# of signal 11 in its regular expressions when they are loaded: what reads the name of the device uses those.
+COMPILER = """#!/bin/sh
+case " $* " in *" -shared "*) set -- "$@" -Wl,-Bdynamic;; esac
+exec {} "$@"
 """
 
 
@@ -250,7 +256,17 @@ class Adapter:
         check = {f"NEQUIP_{dtype}_MODEL_TOL": "1.0" for dtype in ("FLOAT64", "FLOAT32", "TF32")}
         unchecked = data[AtomicDataDict.EDGE_INDEX_KEY].shape[1] > CHECKED_EDGES or not data[AtomicDataDict.CELL_KEY].any()
         check["NEQUIP_SKIP_AOTI_MODEL_CHECK"] = "yes" if unchecked else "no"
-        done = subprocess.run(command, env=os.environ | check, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+        compiler = Path(self.folder, "c++")
+        compiler.write_text(COMPILER.format(os.environ.get("CXX", "g++")))
+        compiler.chmod(0o700)
+        done = subprocess.run(
+            command,
+            env=os.environ | check | {"CXX": str(compiler)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+        )
         print(done.stdout)
         if done.returncode:
             raise RuntimeError(f"nequip-compile failed ({done.returncode}): {_cause(done.stdout)}")

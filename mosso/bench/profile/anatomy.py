@@ -92,7 +92,7 @@ def traced(spans: Spans, subject: Subject, calls: int, trace: Path | None) -> li
     """The events of ``calls`` calls of each span; the trace is left at ``trace``."""
     os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # its markers go to stderr
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if subject.device.type == "cuda" else [])]
-    with profile(activities=activities) as recorded:
+    with profile(activities=activities, acc_events=True) as recorded:
         spans[CALL](subject.batch)  # the profiler's own first use
         for span, call in spans.items():
             for _ in range(calls):
