@@ -167,6 +167,8 @@ def read_cases(path: Path, structures: Mapping[str, Path]) -> tuple[Preset, Matr
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         where = getattr(error, "problem_mark", None)
         raise ValueError(f"{path} is not YAML{'' if where is None else f' (line {where.line + 1})'}: correct it.") from None
+    if not isinstance(document, dict):
+        raise ValueError(f"{path}: the file needs `cases`, a list of blocks (docs/benchmark.md).")
     try:
         found = _CaseFile.model_validate(document)
     except ValidationError as error:

@@ -132,7 +132,7 @@ def show(rows: "list[Row]", out: Path) -> None:
     from mosso.bench.summary import lines, troubles
 
     print_table(
-        f"{plural(len(rows), 'row')} in {out}",
+        f"{plural(len(rows), 'new row')} in {out}",
         ("model", "system", "task", "precision", "package", "ms", "95 %", "force error", "times the fastest"),
         lines(rows),
         numeric=4,

@@ -39,7 +39,7 @@ def test_rows_come_into_the_file(run, springs, tmp_path):
     assert result.exit_code == 0, result.output
     rows = read_rows([tmp_path / "rows.jsonl"])
     assert [(row.backend, row.status) for row in rows] == [("good", "ok"), ("wrong", "refused"), ("dies", "error")]
-    assert "3 rows in rows.jsonl" in result.stdout
+    assert "3 new rows in rows.jsonl" in result.stdout
     assert "Without a time" in result.stdout and "forces off by" in result.stdout
     assert rows[0].command.startswith("mosso bench --preset cpu --models spring --precisions fp32 --tasks forces --systems C8 --batches 1")
 

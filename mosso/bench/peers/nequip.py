@@ -79,8 +79,8 @@ MODELS: dict[str, dict[str, Any]] = {
 }
 # Up to here nequip-compile compares what it has made with the plain model.
 CHECKED_EDGES = 100_000
-# nequip-compile, with the determinant of a cell (for the stress) written out: AOTInductor knows no kernel for torch's, which would be called
-# through an interpreter of operations inside the compiled package.
+# nequip-compile, with the determinant of a cell (for the stress) written out: AOTInductor knows no kernel for torch's, which would be
+# called through an interpreter of operations inside the compiled package.
 NEQUIP_COMPILE = """
 import faulthandler, torch
 faulthandler.enable()
